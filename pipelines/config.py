@@ -1,0 +1,284 @@
+"""The configuration: Hydra composes `conf/`, the dataclasses below close and check it.
+
+In: overrides as on a command line (`trainer.epochs=3`, `model=pricing_lstm`). Out: a frozen `Config` (or `Operation`),
+or one `ConfigError` that lists every problem with its key and value. An unknown key is an error. `config_hash` names a run.
+
+Invariants: what a stage reads is in the dataclass; nothing reads conf/ files past this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from serving.errors import ConfigError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class AnchorSpec:
+    """An anchor: the strike nearest F exp(moneyness sqrt(tau)) in the expiry nearest `tenor_days`."""
+
+    tenor_days: Positive
+    moneyness: float = 0.0
+
+
+@dataclass(frozen=True, config=CLOSED)
+class DataConfig:
+    """Which quotes, in which layout."""
+
+    layout: str
+    path: Annotated[str, Field(min_length=1)]
+    history: str | None
+    anchors: tuple[AnchorSpec, ...]
+    provenance: str
+    time_zone: str
+    snapshot_time: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+    columns: dict[str, str]
+    constants: dict[str, str]
+    settlement_by_root: dict[str, Literal["am", "pm"]]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class FeaturesConfig:
+    """Market sequence and the choice of snapshots."""
+
+    window: Annotated[int, Field(ge=2)]
+    smallest_rows: Count
+
+
+@dataclass(frozen=True, config=CLOSED)
+class SplitConfig:
+    """Training, validation, test: in that order in time, with an embargo between them (in snapshots)."""
+
+    test_from: datetime.date
+    test_to: datetime.date | None
+    validation_snapshots: Count
+    embargo: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class ModelConfig:
+    """Family and sizes of the net."""
+
+    name: Literal["pricing_lstm"]
+    hidden: Count
+    layers: Count
+    context: Count
+    head_width: Count
+    dropout: Share
+
+
+@dataclass(frozen=True, config=CLOSED)
+class TrainerConfig:
+    """The loop."""
+
+    epochs: Count
+    snapshots_per_batch: Count
+    rows_per_snapshot: Count
+    accumulate: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_share: Share
+    clip_norm: Positive
+    patience: Count
+    day_weight_power: Annotated[float, Field(ge=0, le=4)]
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    resume: bool
+
+
+@dataclass(frozen=True, config=CLOSED)
+class HardwareConfig:
+    """Where the loop runs."""
+
+    accelerator: Literal["auto", "cpu", "gpu"]
+    threads: Count | None
+
+
+@dataclass(frozen=True, config=CLOSED)
+class StorageConfig:
+    """Where bundles and the ledger live."""
+
+    url: Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class RegistryConfig:
+    """MLflow."""
+
+    tracking_uri: Annotated[str, Field(min_length=1)]
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class GateConfig:
+    """Thresholds of a promotion."""
+
+    accuracy_baseline: str
+    accuracy_ratio: Positive
+    champion_tolerance: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Config:
+    """One run, data to registered version."""
+
+    data: DataConfig
+    features: FeaturesConfig
+    split: SplitConfig
+    model: ModelConfig
+    trainer: TrainerConfig
+    hardware: HardwareConfig
+    storage: StorageConfig
+    registry: RegistryConfig
+    gate: GateConfig
+    seed: Annotated[int, Field(ge=0)]
+    out: Annotated[str, Field(min_length=1)]
+
+    @property
+    def folder(self) -> Path:
+        """Where this run's files go."""
+        return Path(self.out)
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Operation:
+    """One act on the registry: promote, roll back, reconcile, status."""
+
+    model: ModelConfig
+    storage: StorageConfig
+    registry: RegistryConfig
+    gate: GateConfig
+    version: Count | None
+    to: Count | None
+    reason: str | None
+    by: str | None
+    dry_run: bool
+
+
+T = TypeVar("T", Config, Operation)
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """The configuration of a run; raises ConfigError with every problem found."""
+    return _load(Config, "config", overrides)
+
+
+def load_operation(overrides: Sequence[str]) -> Operation:
+    """The configuration of an operation; raises ConfigError with every problem found."""
+    return _load(Operation, "operation", overrides)
+
+
+def _load(kind: type[T], name: str, overrides: Sequence[str]) -> T:
+    problems: list[str] = []
+    accepted = [text for text in (_check_override(override, problems) for override in overrides) if text]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name="strikeforge"):
+            composed = compose(name, overrides=accepted)
+        for key in sorted(OmegaConf.missing_keys(composed)):
+            problems.append(f"{key}: must be given, as {key}=VALUE")
+            OmegaConf.update(composed, key, None)
+        missing = {problem.split(":")[0] for problem in problems if "must be given" in problem}
+        content = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([*problems, " ".join(str(error).split())]) from error
+    try:
+        config = TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        problems += [_describe(kind, item) for item in error.errors() if _key(item) not in missing]
+        raise ConfigError(problems) from error
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _check_override(text: str, problems: list[str]) -> str | None:
+    """The override as Hydra shall see it, or None with a problem noted. Forced: the schema judges keys, not Hydra."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        problems.append(f"{text!r}: isn't an override; write key=value")
+        return None
+    key = override.key_or_group
+    if override.is_delete():
+        problems.append(f"{text!r}: keys can't be removed; set {key}= a value instead")
+        return None
+    if (CONF / key).is_dir():
+        choice = override.value()
+        known = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+        if choice is not None and str(choice) not in known:
+            problems.append(
+                f"{key}={choice}: no such choice; there are {', '.join(known)}{_closest(str(choice), known)}"
+            )
+            return None
+        return text.lstrip("+")
+    return "++" + text.lstrip("+")
+
+
+def _key(item: Any) -> str:
+    return ".".join(str(part) for part in item["loc"])
+
+
+def _closest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _describe(kind: type[Any], item: Any) -> str:
+    """One problem of the schema as a line: key, what is wrong, value received."""
+    key = _key(item)
+    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        owner: Any = kind
+        for part in item["loc"][:-1]:
+            fields = (
+                {field.name: field for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
+            )
+            owner = TYPES.get(fields[part].name) if part in fields else None
+        known = [field.name for field in dataclasses.fields(owner)] if owner and dataclasses.is_dataclass(owner) else []
+        listed = f"; known here: {', '.join(known)}" if known else ""
+        return f"{key}: unknown key (value {item['input']!r}){_closest(str(item['loc'][-1]), known) or listed}"
+    if item["type"] in ("missing", "missing_argument"):
+        return f"{key}: missing"
+    return f"{key}: {item['msg'].lower()} (value {item['input']!r})"
+
+
+TYPES: dict[str, type[Any]] = {
+    "data": DataConfig, "features": FeaturesConfig, "split": SplitConfig, "model": ModelConfig,
+    "trainer": TrainerConfig, "hardware": HardwareConfig, "storage": StorageConfig, "registry": RegistryConfig,
+    "gate": GateConfig, "anchors": AnchorSpec,
+}  # fmt: skip
+
+
+def as_json(config: Config) -> dict[str, Any]:
+    """The resolved configuration as plain JSON values."""
+    plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
+    return plain
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256 (hex) of what decides the result: everything but the places where files lie."""
+    content = as_json(config)
+    for place in ("out", "storage", "registry", "hardware"):
+        content.pop(place)
+    content["data"].pop("path")
+    content["data"].pop("history")
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,210 @@
+"""Stage features: canonical quotes -> market sequence, contract table, labels, split, scalers.
+
+In: `OUT/ingest/quotes.parquet`. Out, in `OUT/features/`:
+  steps.npy      float32 [M, F]  scaled market steps, snapshots in order of underlying, then time
+  contracts.npy  float32 [N, K]  scaled contract features of the scored quotes
+  rows.parquet   N rows: what the quote is, its labels (values of t), what the baselines use
+  snapshots.parquet  M rows: underlying, ts, spot, split, first row, rows, anchors
+  spec.json      the `FeatureSpec` (window, anchors, scalers) that travels in the bundle
+  summary.json   counts, and the snapshots passed over with the reason
+
+Invariants: features of t come from serving/ and see nothing of t but the underlying and the anchors; scalers see
+training dates only; arrays and rows keep one order.
+
+Run: python -m pipelines.features [key=value ...]
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipelines.config import Config
+from pipelines.progress import progress
+from pipelines.snapshots import read_history, read_snapshots
+from pipelines.splits import assign_splits
+from serving import features as shared
+from serving.errors import DataError
+from serving.last_seen import Anchor, AnchorTarget, LastSeen, find_anchors, last_seen, scored_range, shift_at
+from serving.surface import ExpiryKey, Quotes, Surface, build_surface
+
+
+@dataclass(frozen=True)
+class FeaturesResult:
+    """Where the features are and how many: snapshots, scored rows, and snapshots passed over."""
+
+    folder: Path
+    snapshots: int
+    rows: int
+    passed_over: int
+
+
+@dataclass
+class _Underlying:
+    """What is carried from snapshot to snapshot of one underlying."""
+
+    times: list[np.datetime64]
+    prices: list[float]
+    last: LastSeen | None = None
+
+
+def run(cfg: Config) -> FeaturesResult:
+    """Compute everything of `OUT/features/`; raises TooFewSnapshotsError, DataError."""
+    targets = tuple(AnchorTarget(anchor.tenor_days, anchor.moneyness) for anchor in cfg.data.anchors)
+    quotes_path = cfg.folder / "ingest" / "quotes.parquet"
+    if not quotes_path.exists():
+        raise DataError(f"{quotes_path} isn't there: run python -m pipelines.ingest with the same out= first")
+    builder = _Builder(targets, cfg)
+    for underlying, quotes in progress(read_snapshots(quotes_path), "features: snapshots"):
+        builder.add(underlying, quotes)
+    return builder.write(cfg.folder / "features")
+
+
+class _Builder:
+    """Collects steps and rows snapshot by snapshot, then splits, scales and writes them."""
+
+    def __init__(self, targets: tuple[AnchorTarget, ...], cfg: Config) -> None:
+        self.targets, self.cfg = targets, cfg
+        self.state: dict[str, _Underlying] = {}
+        self.snapshots: list[dict[str, Any]] = []
+        self.steps: list[np.ndarray] = []
+        self.tables: list[np.ndarray] = []
+        self.frames: list[pl.DataFrame] = []
+        self.passed_over: list[dict[str, str]] = []
+
+    def add(self, underlying: str, quotes: Quotes) -> None:
+        """One snapshot: its step, its rows, and what it leaves for the next."""
+        surface = build_surface(quotes)
+        seen = last_seen(surface)
+        if not seen.usable:
+            reason = "no parity forward" if not surface.smiles else "no quote in the scored range"
+            self.passed_over.append({"underlying": underlying, "ts": str(quotes.ts), "reason": reason})
+            return
+        state = self.state.setdefault(underlying, self._begin(underlying, quotes))
+        state.times.append(quotes.ts)
+        state.prices.append(quotes.spot)
+        path = shared.Path(np.array(state.times[-256:]), np.array(state.prices[-256:]))
+        anchors = find_anchors(quotes, state.last, self.targets) if state.last else []
+        self.steps.append(shared.market_step(path, state.last, anchors))
+        count = self._add_rows(underlying, surface, state.last, anchors, path) if state.last else 0
+        self.snapshots.append({"underlying": underlying, "ts": quotes.ts, "spot": quotes.spot, "rows": count,
+                               "anchors": len(anchors)})  # fmt: skip
+        state.last = seen
+
+    def _begin(self, underlying: str, quotes: Quotes) -> _Underlying:
+        """The path before the first snapshot: the history, where there is one."""
+        if self.cfg.data.history is None:
+            return _Underlying([], [])
+        if self.state:
+            raise DataError(f"data.history serves one underlying, and the quotes hold {', '.join(self.state)} and "
+                            f"{underlying}: leave it out or ingest one underlying")  # fmt: skip
+        day = quotes.ts.astype("datetime64[D]")
+        history = read_history(Path(self.cfg.data.history), quotes.ts - day)
+        history = history.filter(pl.col("ts") < day.astype("datetime64[ns]"))
+        return _Underlying(list(history["ts"].to_numpy()), history["price"].to_list())
+
+    def _add_rows(
+        self, underlying: str, surface: Surface, last: LastSeen, anchors: list[Anchor], path: shared.Path
+    ) -> int:
+        """Scored quotes of this snapshot: features from the past, labels from the surface of t."""
+        taken = {(anchor.key, anchor.strike) for anchor in anchors}
+        labels: list[pl.DataFrame] = []
+        for key, smile in surface.smiles.items():
+            if key not in last.smiles or not last.smiles[key].in_range:
+                continue
+            rows = scored_range(smile, surface.spot)
+            rows &= np.array([(key, strike) not in taken for strike in smile.strike], dtype=bool)
+            count = int(rows.sum())
+            labels.append(pl.DataFrame({
+                "root": [key.root] * count, "expiry": np.full(count, key.expiry), "strike": smile.strike[rows],
+                "right_sign": smile.right[rows], "bid": smile.bid[rows], "ask": smile.ask[rows],
+                "forward": np.full(count, smile.forward), "discount": np.full(count, smile.discount),
+                "from_parity": np.full(count, smile.from_parity), "iv_market": smile.volatility[rows],
+                "flags": smile.flags[rows],
+            }))  # fmt: skip
+        frame = pl.concat(labels) if labels else pl.DataFrame()
+        if frame.height < self.cfg.features.smallest_rows:
+            return 0
+        contracts = shared.Contracts(frame["root"].to_numpy().astype(np.str_), frame["expiry"].to_numpy(),
+                                     frame["strike"].to_numpy(), frame["right_sign"].to_numpy())  # fmt: skip
+        table = shared.contract_table(contracts, surface.ts, surface.spot, last, anchors)
+        assert len(table.rows) == frame.height, "every scored quote has an expiry that was last seen"
+        frame = frame[table.rows.tolist()].with_columns(
+            ts=pl.lit(surface.ts), underlying=pl.lit(underlying), tau=table.tau, forward_model=table.forward,
+            discount_model=table.discount, last_volatility=table.last_volatility, shift=table.shift,
+            log_return=pl.lit(float(np.log(surface.spot / last.spot))), spot=pl.lit(surface.spot),
+            last_spot=pl.lit(last.spot), realised_volatility=pl.lit(float(self.steps[-1][_RV_21])),
+        )  # fmt: skip
+        frame = frame.with_columns(_shape_columns(frame, last))
+        self.frames.append(frame.with_columns(_anchor_moves(anchors)))
+        self.tables.append(table.features)
+        return int(frame.height)
+
+    def write(self, folder: Path) -> FeaturesResult:
+        """Split, fit scalers on training dates, order by underlying and time, write."""
+        snapshots = pl.DataFrame(self.snapshots) if self.snapshots else pl.DataFrame({"rows": [], "ts": []})
+        snapshots = assign_splits(snapshots, self.cfg.split, len(self.passed_over))
+        starts = np.cumsum(np.r_[0, snapshots["rows"].to_numpy()])[:-1]
+        snapshots = snapshots.with_columns(first_row=starts, place=np.arange(len(snapshots)))
+        frame, table = pl.concat(self.frames), np.concatenate(self.tables)
+        rows_split = np.repeat(snapshots["split"].to_numpy(), snapshots["rows"].to_numpy())
+        steps = np.stack(self.steps)
+        spec = shared.FeatureSpec(
+            self.cfg.features.window, self.targets,
+            shared.Scaler.fit(steps[(snapshots["split"] == "train").to_numpy()], shared.STEP_FEATURES),
+            shared.Scaler.fit(table[rows_split == "train"], shared.CONTRACT_FEATURES, shared.UNSCALED),
+        )  # fmt: skip
+        ordered = snapshots.sort("underlying", "ts")
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "steps.npy", spec.step_scaler(steps[ordered["place"].to_numpy()]))
+        np.save(folder / "contracts.npy", spec.contract_scaler(table))
+        frame.with_columns(pl.Series("split", rows_split)).write_parquet(folder / "rows.parquet")
+        ordered.drop("place").write_parquet(folder / "snapshots.parquet")
+        (folder / "spec.json").write_text(json.dumps(spec.to_json(), indent=1, sort_keys=True) + "\n")
+        counts = {str(name): int((rows_split == name).sum()) for name in ("train", "validation", "test", "embargo")}
+        borrowed = int((~frame["from_parity"]).sum())
+        summary = {"snapshots": len(snapshots), "rows": len(frame), "rows_by_split": counts,
+                   "rows_with_borrowed_forward": borrowed, "passed_over": self.passed_over}  # fmt: skip
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        return FeaturesResult(folder, len(snapshots), len(frame), len(self.passed_over))
+
+
+_RV_21 = shared.STEP_FEATURES.index("realised_volatility_21")
+
+
+def _shape_columns(frame: pl.DataFrame, last: LastSeen) -> list[pl.Series]:
+    """Per row: what the baselines need of the last smile (its forward, shape, and value at equal moneyness)."""
+    forward, level, slope, curvature, at_moneyness = (np.zeros(frame.height) for _ in range(5))
+    columns = (frame["root"], frame["expiry"].to_numpy(), frame["strike"].to_numpy(), frame["forward_model"].to_numpy())
+    keys = [ExpiryKey(str(root), expiry) for root, expiry in zip(columns[0], columns[1], strict=True)]
+    for key in set(keys):
+        rows = np.array([other == key for other in keys])
+        smile = last.smiles[key]
+        forward[rows] = smile.forward
+        level[rows], slope[rows], curvature[rows] = smile.shape
+        now = np.log(columns[2][rows] / columns[3][rows]) / np.sqrt(frame["tau"].to_numpy()[rows])
+        before = np.log(smile.strike / smile.forward) / np.sqrt(smile.tau)
+        at_moneyness[rows] = np.interp(now, before, smile.volatility)
+    names = ("last_forward", "last_level", "last_slope", "last_curvature", "last_at_moneyness")
+    return [pl.Series(n, v) for n, v in zip(names, (forward, level, slope, curvature, at_moneyness), strict=True)]
+
+
+def _anchor_moves(anchors: list[Anchor]) -> list[pl.Expr]:
+    """The moves at the grid tenors, sqrt(tau) (IV_t - IV_prev), for baselines with as many columns for any anchors."""
+    grid = np.array(shared.GRID_DAYS) / 365.0
+    moves = shift_at(anchors, grid) * np.sqrt(grid)
+    return [
+        pl.lit(float(move)).alias(f"anchor_move_{int(days)}")
+        for days, move in zip(shared.GRID_DAYS, moves, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    from pipelines.command import stage
+
+    raise SystemExit(stage(__doc__, run))

@@ -1,0 +1,164 @@
+"""From an exported bundle to a registered version: blob store, MLflow, ledger, in this order.
+
+Data in: a bundle directory, metrics, parity figures, lineage. Data out: the version number; files under
+`bundles/<sha256>/`, one MLflow run and version, one `registered` event with metrics, parity and lineage in
+its details.
+Invariants: a bundle has one version, however often it is registered; the ledger's event comes last, so a
+crash anywhere leaves nothing that counts, and running again completes it.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.registry import BUNDLE_TAG, Registry, RegistryError
+from serving.blobstore import BlobStore
+from serving.bundle import Bundle, fetch_bundle, load_bundle, store_bundle
+from serving.errors import LedgerError
+from serving.ledger import Ledger, LedgerRaceError, State
+
+RACE_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Registered:
+    model: str
+    version: int
+    run_id: str
+    bundle_sha256: str
+
+
+def register(
+    *,
+    model: str,
+    bundle_dir: Path,
+    metrics: Mapping[str, Any],
+    parity: Mapping[str, Any],
+    lineage: Mapping[str, str],
+    registry: Registry,
+    store: BlobStore,
+    report_paths: Sequence[Path] = (),
+    by: str,
+) -> Registered:
+    """Register a bundle, or find the version it already is."""
+    bundle = load_bundle(bundle_dir, model=model)
+    ledger = Ledger(store, model)
+    state = ledger.state()
+    if (known := _registered(state, bundle.sha256)) is not None:
+        return known
+    details: dict[str, Any] = {"metrics": dict(metrics), "parity": dict(parity), "lineage": dict(lineage)}
+    # Refuse what the ledger couldn't hold before MLflow has seen it.
+    first_free = max(state.versions, default=0) + 1
+    checked = {**details, "run_id": ""}
+    ledger.prepare(state, "registered", version=first_free, bundle=bundle.sha256, by=by, details=checked)
+
+    store_bundle(store, bundle)
+    restore_versions(state, store, registry)  # so that MLflow doesn't give a number the ledger has used
+    version = registry.find_version_by_bundle(model, bundle.sha256)
+    if version is None:
+        version, run_id = _record(registry, bundle, details, report_paths)
+    else:
+        run_id = registry.run_of_version(model, version)
+    return _append(ledger, state, registry, Registered(model, version, run_id, bundle.sha256), by, details)
+
+
+def restore_versions(state: State, store: BlobStore, registry: Registry) -> tuple[int, ...]:
+    """Make again the ledger's versions that an emptied MLflow lacks; returns their numbers.
+
+    RegistryError if MLflow has one of the ledger's numbers for another bundle.
+    """
+    there = registry.versions(state.model)
+    restored = []
+    for number in sorted(state.versions):
+        bundle_sha256 = state.versions[number].bundle
+        if number in there:
+            found = there[number].get(BUNDLE_TAG)
+            if found != bundle_sha256:
+                raise RegistryError(
+                    f"{state.model} version {number}: MLflow has bundle {found}, the ledger {bundle_sha256}; "
+                    "this MLflow doesn't belong to this store: use the right one, or an empty one"
+                )
+        elif number > max(there, default=0):
+            with tempfile.TemporaryDirectory() as folder:
+                bundle = fetch_bundle(store, bundle_sha256, Path(folder))
+                _record(registry, bundle, state.versions[number].registered.details, (), version=number)
+            restored.append(number)
+    return tuple(restored)
+
+
+def _registered(state: State, bundle_sha256: str) -> Registered | None:
+    version = state.version_of_bundle(bundle_sha256)
+    if version is None:
+        return None
+    run_id = str(state.versions[version].registered.details.get("run_id", ""))
+    return Registered(state.model, version, run_id, bundle_sha256)
+
+
+def _record(
+    registry: Registry,
+    bundle: Bundle,
+    details: Mapping[str, Any],
+    report_paths: Sequence[Path],
+    version: int | None = None,
+) -> tuple[int, str]:
+    model, lineage = bundle.manifest.model, dict(details.get("lineage", {}))
+    run_id = registry.log_run(
+        model,
+        f"register-{bundle.sha256[:12]}",
+        params=flatten(bundle.manifest.model_config),
+        metrics={
+            name: float(value)
+            for name, value in flatten({"metrics": details.get("metrics"), "parity": details.get("parity")}).items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        },
+        tags={**lineage, BUNDLE_TAG: bundle.sha256},
+        artifacts=report_paths,
+        run_key=f"register-{bundle.sha256}",
+    )
+    return registry.register_version(model, run_id, bundle, lineage, version=version), run_id
+
+
+def _append(
+    ledger: Ledger,
+    state: State,
+    registry: Registry,
+    wanted: Registered,
+    by: str,
+    details: Mapping[str, Any],
+) -> Registered:
+    """Others may register other bundles meanwhile; only a number or a bundle taken is a conflict."""
+    for _ in range(RACE_ATTEMPTS):
+        try:
+            ledger.append(
+                state,
+                "registered",
+                version=wanted.version,
+                bundle=wanted.bundle_sha256,
+                by=by,
+                details={**details, "run_id": wanted.run_id},
+            )
+        except LedgerRaceError:
+            state = ledger.state()
+            known = _registered(state, wanted.bundle_sha256)
+            if known is not None:  # the same bundle, registered at the same time by somebody else
+                if known.version != wanted.version:
+                    registry.delete_version(ledger.model, wanted.version)
+                return known
+        else:
+            return wanted
+    raise LedgerError(f"{ledger.model}: lost {RACE_ATTEMPTS} races for the next event; run again")
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level, `{"a": {"b": 1}}` as `{"a/b": 1}`."""
+    if not isinstance(value, Mapping):
+        return {prefix: value} if prefix else {}
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        flat.update(flatten(inner, f"{prefix}/{name}" if prefix else str(name)))
+    return flat

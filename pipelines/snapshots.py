@@ -1,0 +1,86 @@
+"""Read canonical quotes back, one snapshot of one underlying at a time, and the underlying's longer history.
+
+In: `quotes.parquet` of ingest (sorted by ts, a row group or more per UTC date); a CSV or Parquet of (date, close).
+Out: an iterator of (underlying, `Quotes`), coin prices turned into money at the index. Invariant: memory holds one date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from serving.errors import DataError, SchemaError
+from serving.surface import Quotes
+
+COLUMNS = ["ts", "underlying", "root", "expiry", "strike", "right", "bid", "ask", "underlying_price", "price_unit"]
+
+
+def read_snapshots(quotes_path: Path) -> Iterator[tuple[str, Quotes]]:
+    """Snapshots in order of time, then underlying."""
+    pending: list[pl.DataFrame] = []
+    file = pq.ParquetFile(quotes_path)
+    for group in range(file.num_row_groups):
+        table = pl.from_arrow(file.read_row_group(group, columns=COLUMNS))
+        assert isinstance(table, pl.DataFrame)
+        table = table.with_columns(date=pl.col("ts").dt.date())
+        if pending and table["date"][0] != pending[0]["date"][0]:
+            yield from _split(pl.concat(pending))
+            pending = []
+        pending.append(table)
+    if pending:
+        yield from _split(pl.concat(pending))
+
+
+def _split(day: pl.DataFrame) -> Iterator[tuple[str, Quotes]]:
+    for (_, underlying), rows in day.group_by(["ts", "underlying"], maintain_order=True):
+        yield str(underlying), to_quotes(rows)
+
+
+def to_quotes(rows: pl.DataFrame) -> Quotes:
+    """Rows of one snapshot (canonical columns) as arrays."""
+    spot = float(rows["underlying_price"][0])
+    unit = np.where(rows["price_unit"].to_numpy() == "coin", spot, 1.0)
+    return Quotes(
+        ts=rows["ts"].cast(pl.Datetime("ns")).to_numpy()[0],
+        spot=spot,
+        root=rows["root"].to_numpy().astype(np.str_),
+        expiry=rows["expiry"].cast(pl.Datetime("ns")).to_numpy(),
+        strike=rows["strike"].to_numpy().astype(np.float64),
+        right=np.where(rows["right"].to_numpy() == "C", 1.0, -1.0),
+        bid=rows["bid"].to_numpy() * unit,
+        ask=rows["ask"].to_numpy() * unit,
+    )
+
+
+def read_history(path: Path, time_of_day: np.timedelta64) -> pl.DataFrame:
+    """Columns `ts` (UTC) and `price` from a table with `date` and `close`; each date gets `time_of_day`.
+
+    Raises SchemaError for missing columns, DataError for values that aren't dates and positive prices.
+    """
+    try:
+        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: can't be read as the underlying's history: {error}") from error
+    missing = [name for name in ("date", "close") if name not in table.columns]
+    if missing:
+        raise SchemaError(f"{path}: no column {', '.join(missing)} (found {', '.join(table.columns)}); "
+                          "data.history needs date and close")  # fmt: skip
+    parsed = table.select(
+        date=pl.col("date").cast(pl.String).str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False),
+        close=pl.col("close").cast(pl.Float64, strict=False),
+    )
+    bad = np.flatnonzero(parsed["date"].is_null().to_numpy() | ~(parsed["close"].fill_null(np.nan).to_numpy() > 0))
+    if bad.size:
+        row = int(bad[0])
+        raise DataError(f"{path}: row {row + 1} has date {table['date'][row]!r} and close {table['close'][row]!r} "
+                        f"({bad.size} such rows); dates are YYYY-MM-DD and closes positive numbers")  # fmt: skip
+    if parsed["date"].is_duplicated().any():
+        twice = parsed.filter(pl.col("date").is_duplicated())["date"][0]
+        raise DataError(f"{path}: date {twice} is there more than once; keep one close per date")
+    ordered = parsed.sort("date")
+    times = ordered["date"].to_numpy().astype("datetime64[ns]") + time_of_day
+    return pl.DataFrame({"ts": times, "price": ordered["close"]})

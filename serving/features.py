@@ -1,0 +1,276 @@
+"""The features of strikeforge: one implementation, called by training and by hosts.
+
+In: the underlying's path up to and including t, what was last seen before t (`LastSeen`) and the anchors at t.
+Out: `market_step` -> float64 [F], one step of the market sequence; `contract_table` -> `ContractTable`, [N, K] for the
+contracts to price; `Scaler` turns either into the float32 nets take. STEP_FEATURES, CONTRACT_FEATURES name the columns.
+
+Invariants: only what is known at t enters (see last_seen.py); no NaN or infinity leaves; a step or table computed
+alone equals the one computed in a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.errors import DataError
+from serving.last_seen import Anchor, AnchorTarget, LastSeen, forward_deviation, shift_at
+from serving.normal import Array
+from serving.surface import DAYS_PER_YEAR, ExpiryKey, Texts, Times, tau_years
+
+GRID_DAYS = (14.0, 45.0, 120.0)  # tenors at which surface and anchors' moves enter the market sequence
+RV_HORIZONS = (5, 10, 21, 63)  # steps
+SMA_HORIZONS = (10, 21)
+RSI_STEPS = 14
+SMALLEST_PRIOR = 0.01  # volatility
+
+STEP_FEATURES: tuple[str, ...] = (
+    "log_return", "absolute_return", "calendar_days", "business_days",
+    *(f"realised_volatility_{n}" for n in RV_HORIZONS),
+    *(f"sma_distance_{n}" for n in SMA_HORIZONS),
+    "rsi", "surface_seen", "level_14", "level_45", "level_120", "skew_45", "curvature_45", "term_slope",
+    "anchored", "anchor_move_14", "anchor_move_45", "anchor_move_120", "forward_deviation",
+)  # fmt: skip
+
+# The head reads `prior_volatility` and `sqrt_tau` unscaled: its output is a correction to the prior.
+CONTRACT_FEATURES: tuple[str, ...] = (
+    "prior_volatility", "sqrt_tau", "moneyness", "moneyness_squared", "right", "last_volatility",
+    "slope", "curvature", "roughness", "return", "return_moneyness", "return_moneyness_squared", "return_slope",
+    "shift", "shift_moneyness", "shift_moneyness_squared", "shift_sqrt_tau",
+    "deviation", "deviation_slope", "business_share", "elapsed_share",
+)  # fmt: skip
+UNSCALED = ("prior_volatility", "sqrt_tau")
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """(x - mean) / deviation, clipped; fitted on training dates only."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    clip: float = 6.0
+
+    def __call__(self, values: Array) -> npt.NDArray[np.float32]:
+        """Scale [..., F] to float32; a column with deviation 1 and mean 0 that must stay as it is isn't clipped."""
+        mean, deviation = np.array(self.mean), np.array(self.deviation)
+        scaled = (values - mean) / deviation
+        plain = (mean == 0.0) & (deviation == 1.0)
+        return np.asarray(np.where(plain, scaled, np.clip(scaled, -self.clip, self.clip)), dtype=np.float32)
+
+    @classmethod
+    def fit(cls, values: Array, names: tuple[str, ...], unscaled: tuple[str, ...] = ()) -> Scaler:
+        """Column means and standard deviations of `values` [rows, F]; a constant column gets deviation 1."""
+        mean, deviation = values.mean(axis=0), values.std(axis=0)
+        keep = np.array([name in unscaled for name in names])
+        deviation = np.where(keep | (deviation < 1e-9), 1.0, deviation)
+        return cls(tuple(np.where(keep, 0.0, mean).tolist()), tuple(deviation.tolist()))
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What a bundle needs to compute its inputs: window length T (steps), anchors, scalers. JSON in the manifest."""
+
+    window: int
+    anchors: tuple[AnchorTarget, ...]
+    step_scaler: Scaler
+    contract_scaler: Scaler
+    step_features: tuple[str, ...] = STEP_FEATURES
+    contract_features: tuple[str, ...] = CONTRACT_FEATURES
+    version: int = field(default=1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict of numbers, strings and lists."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> FeatureSpec:
+        """Read back `to_json`; refuses a spec whose features this code doesn't compute."""
+        try:
+            spec = cls(
+                window=int(data["window"]),
+                anchors=tuple(AnchorTarget(**anchor) for anchor in data["anchors"]),
+                step_scaler=_scaler(data["step_scaler"]),
+                contract_scaler=_scaler(data["contract_scaler"]),
+                step_features=tuple(data["step_features"]),
+                contract_features=tuple(data["contract_features"]),
+                version=int(data["version"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"feature spec can't be read ({error!r}); the bundle was made by another version"
+            ) from error
+        for ours, theirs in (
+            (STEP_FEATURES, spec.step_features),
+            (CONTRACT_FEATURES, spec.contract_features),
+        ):
+            if ours != theirs:
+                differing = sorted(set(ours) ^ set(theirs)) or ["their order"]
+                raise DataError(
+                    f"feature spec differs from this code's in {', '.join(differing)}: install the matching version"
+                )
+        return spec
+
+
+def _scaler(data: dict[str, Any]) -> Scaler:
+    return Scaler(tuple(map(float, data["mean"])), tuple(map(float, data["deviation"])), float(data["clip"]))
+
+
+@dataclass(frozen=True)
+class Path:
+    """The underlying's prices, times strictly ascending; the last one is now."""
+
+    ts: Times
+    price: Array
+
+    def __post_init__(self) -> None:
+        if len(self.ts) != len(self.price) or not len(self.ts):
+            raise DataError(
+                f"the underlying's path has {len(self.ts)} times and {len(self.price)} prices; it needs one each"
+            )
+        wrong = np.flatnonzero(np.diff(self.ts.astype("datetime64[ns]").astype(np.int64)) <= 0)
+        if wrong.size:
+            raise DataError(
+                f"the underlying's path isn't ascending in time at {self.ts[wrong[0] + 1]}: sort it, one price per time"
+            )
+        bad = np.flatnonzero(~(np.isfinite(self.price) & (self.price > 0)))
+        if bad.size:
+            raise DataError(
+                f"the underlying's path has price {self.price[bad[0]]} at {self.ts[bad[0]]}: prices are positive"
+            )
+
+    def until(self, ts: np.datetime64) -> Path:
+        """The path up to and including `ts`."""
+        count = int(np.searchsorted(self.ts, ts, side="right"))
+        return Path(self.ts[:count], self.price[:count])
+
+
+def _elapsed(path_ts: Times) -> tuple[float, float]:
+    """Calendar and business days (Monday to Friday; holidays aren't known) between the last two times."""
+    if len(path_ts) < 2:
+        return 1.0, 1.0
+    days = path_ts[-2:].astype("datetime64[D]")
+    exact = float((path_ts[-1] - path_ts[-2]) / np.timedelta64(1, "s")) / 86400.0
+    return exact, float(np.busday_count(days[0], days[1])) or min(exact, 1.0)
+
+
+def _realised_volatility(returns: Array, days: Array, steps: int) -> float:
+    """Annualised, from the last `steps` returns (fewer where the path is short), not demeaned."""
+    used, time = returns[-steps:], days[-steps:]
+    if not used.size:
+        return 0.0
+    return float(np.sqrt(np.sum(used**2) / max(float(np.sum(time)) / DAYS_PER_YEAR, 1e-9)))
+
+
+def _relative_strength(returns: Array) -> float:
+    """Wilder's RSI with plain averages over the last steps, as a share between 0 and 1; 0.5 where nothing moved."""
+    used = returns[-RSI_STEPS:]
+    gain, loss = float(used[used > 0].sum()), float(-used[used < 0].sum())
+    return gain / (gain + loss) if gain + loss > 0 else 0.5
+
+
+def surface_shape(last: LastSeen) -> Array:
+    """Level at the three grid tenors, skew and curvature at 45 days: [5], as last seen."""
+    smiles = sorted((s for s in last.smiles.values() if s.in_range), key=lambda smile: smile.tau)
+    tau = np.array([smile.tau for smile in smiles])
+    shapes = np.stack([smile.shape for smile in smiles])
+    at = np.log(np.array(GRID_DAYS) / DAYS_PER_YEAR)
+    level = np.interp(at, np.log(tau), shapes[:, 0]).tolist()
+    return np.r_[level, np.interp(at[1], np.log(tau), shapes[:, 1]), np.interp(at[1], np.log(tau), shapes[:, 2])]
+
+
+def market_step(path: Path, last: LastSeen | None, anchors: list[Anchor]) -> Array:
+    """One step of the market sequence, [F], in the order of STEP_FEATURES; unscaled."""
+    recent = path.price[-(max(RV_HORIZONS) + 1) :]
+    times = path.ts[-recent.size :]
+    returns = np.diff(np.log(recent))
+    days = np.diff(times) / np.timedelta64(1, "s") / 86400.0
+    last_return = float(returns[-1]) if returns.size else 0.0
+    calendar, business = _elapsed(path.ts)
+    out = [last_return, abs(last_return), calendar, business]
+    out += [_realised_volatility(returns, days, n) for n in RV_HORIZONS]
+    out += [float(np.log(recent[-1] / recent[-n:].mean())) for n in SMA_HORIZONS]
+    out.append(_relative_strength(returns))
+    seen = last is not None and last.usable
+    shape = surface_shape(last) if last is not None and seen else np.zeros(5)
+    out += [float(seen), *shape.tolist(), float(shape[2] - shape[0])]
+    grid = np.array(GRID_DAYS) / DAYS_PER_YEAR
+    moves = shift_at(anchors, grid) * np.sqrt(grid)
+    out += [float(bool(anchors)), *moves.tolist(), forward_deviation(anchors)]
+    return np.array(out)
+
+
+@dataclass(frozen=True)
+class Contracts:
+    """Contracts to price: arrays of one length. `right` is +1 for a call, -1 for a put."""
+
+    root: Texts
+    expiry: Times
+    strike: Array
+    right: Array
+
+    def keys(self) -> list[ExpiryKey]:
+        """The smile each contract belongs to."""
+        return [ExpiryKey(str(root), expiry) for root, expiry in zip(self.root, self.expiry, strict=True)]
+
+
+@dataclass(frozen=True)
+class ContractTable:
+    """Features and what prices the contracts that could be predicted; `rows` are their places in `Contracts`."""
+
+    rows: npt.NDArray[np.intp]
+    features: Array  # [N, K], unscaled
+    tau: Array  # years
+    forward: Array  # carried, money
+    discount: Array  # last seen
+    last_volatility: Array
+    shift: Array  # volatility
+    in_range: npt.NDArray[np.bool_]  # the last smile lay in the scored range
+
+
+def contract_table(
+    contracts: Contracts, ts: np.datetime64, spot: float, last: LastSeen, anchors: list[Anchor]
+) -> ContractTable:
+    """Features [N, K] of the contracts whose expiry was last seen and isn't over; others are left out of `rows`."""
+    by_key: dict[ExpiryKey, list[int]] = {}
+    for row, key in enumerate(contracts.keys()):
+        by_key.setdefault(key, []).append(row)
+    log_return = float(np.log(spot / last.spot))
+    elapsed_days, _ = _elapsed(np.array([last.ts, ts]))
+    deviation = forward_deviation(anchors)
+    blocks: list[tuple[np.ndarray, ...]] = []
+    for key, members in by_key.items():
+        tau = tau_years(ts, key.expiry)
+        if key not in last.smiles or tau <= 0:
+            continue
+        smile = last.smiles[key]
+        rows = np.array(members, dtype=np.intp)
+        strike, right = contracts.strike[rows], contracts.right[rows]
+        root_tau = np.sqrt(tau)
+        x = np.log(strike / smile.forward) / root_tau
+        clipped = np.clip(x, -1.0, 1.0)  # polynomials must not explode in far wings
+        volatility = smile.at(strike)
+        level, slope, curvature = smile.shape
+        shift = float(shift_at(anchors, np.array([tau]))[0])
+        local_slope = slope + 2.0 * curvature * clipped
+        move, off = log_return / root_tau, deviation / root_tau
+        one = np.ones_like(x)
+        today = ts.astype("datetime64[D]")
+        business = float(np.busday_count(today, key.expiry.astype("datetime64[D]"))) / 252.0
+        columns = [
+            np.maximum(volatility + shift, SMALLEST_PRIOR), one * root_tau, clipped, clipped**2, right, volatility,
+            local_slope, one * curvature, volatility - (level + slope * clipped + curvature * clipped**2),
+            one * move, move * clipped, move * clipped**2, move * local_slope,
+            one * shift, shift * clipped, shift * clipped**2, one * shift * root_tau,
+            one * off, off * local_slope, one * business / tau, one * elapsed_days / (tau * DAYS_PER_YEAR),
+        ]  # fmt: skip
+        forward = last.carried_forward(key, spot)
+        blocks.append((rows, np.stack(columns, axis=1), one * tau, one * forward, one * smile.discount, volatility,
+                       one * shift, np.full(rows.size, smile.in_range)))  # fmt: skip
+    if not blocks:
+        empty = np.zeros(0)
+        return ContractTable(np.zeros(0, np.intp), np.zeros((0, len(CONTRACT_FEATURES))), empty, empty, empty, empty,
+                             empty, np.zeros(0, bool))  # fmt: skip
+    return ContractTable(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))

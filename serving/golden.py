@@ -1,0 +1,96 @@
+"""Golden vectors: inputs with the answers the trained net gave, kept in the bundle to recompute anywhere.
+
+Data in: the arrays of `golden.npz` and the manifest. Names, for S windows of T steps with F features, D
+context values and N contracts of K columns:
+
+    window [S, T, F]   contracts [N, K]   context-<m> [S, D] and iv-<m> [N] of member m   iv [N], their mean
+
+`iv-<m>` is head(context-<m>[0:1], contracts). Tensors are found by these names, else by position:
+
+    window(window) -> context            head(context, contracts) -> iv
+    step(x, states...) -> (context, states...)   states in the same order on both sides, zero at first
+
+Invariants: what is checked here agrees with every member's tensors in rank and in all sizes but the first
+(the sample axis), holds finite floats only, and is complete.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.errors import BundleError
+from serving.manifest import Manifest, Member, TensorSpec
+
+GOLDEN = "golden.npz"
+
+
+def pick_tensor(specs: Sequence[TensorSpec], name: str, position: int, where: str) -> TensorSpec:
+    """The tensor of that name, else the one at that position."""
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    if position >= len(specs):
+        raise BundleError(f"{where}: no tensor {name!r} and none at position {position}")
+    return specs[position]
+
+
+def check_golden(manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """BundleError naming the array whose shape, type or values don't fit the manifest, or that is missing."""
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise BundleError(f"{GOLDEN}: array {name!r}: only finite floats are allowed, found {array.dtype}")
+    for index, member in enumerate(manifest.members):
+        if "head" in member.files:
+            _check_member(member, index, arrays)
+
+
+def _check_member(member: Member, index: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+    where = f"member {index}"
+    head = member.files["head"]
+    context_spec = pick_tensor(head.inputs, "context", 0, f"{where} head inputs")
+    iv_spec = pick_tensor(head.outputs, "iv", 0, f"{where} head outputs")
+    context = _fitting(arrays, f"context-{index}", context_spec)
+    contracts = _fitting(arrays, "contracts", pick_tensor(head.inputs, "contracts", 1, f"{where} head inputs"))
+    for name in (f"iv-{index}", "iv"):
+        iv = _fitting(arrays, name, iv_spec)
+        if len(iv) != len(contracts):
+            raise BundleError(f"{GOLDEN}: array {name!r} has {len(iv)} values for {len(contracts)} contracts")
+    if "window" in member.files:
+        spec = pick_tensor(member.files["window"].inputs, "window", 0, f"{where} window inputs")
+        _same_length(_fitting(arrays, "window", spec), context, index)
+    if "step" in member.files:
+        spec = pick_tensor(member.files["step"].inputs, "x", 0, f"{where} step inputs")
+        window = _get(arrays, "window")
+        values_per_step = math.prod(size or 1 for size in spec.shape)
+        if window.ndim != 3 or window.shape[2] != values_per_step:
+            raise BundleError(
+                f"{GOLDEN}: array 'window' has shape {window.shape}, "
+                f"the step tensor {spec.name!r} of {where} takes {values_per_step} values"
+            )
+        _same_length(window, context, index)
+
+
+def _same_length(window: NDArray[Any], context: NDArray[Any], index: int) -> None:
+    if len(window) != len(context):
+        raise BundleError(f"{GOLDEN}: {len(window)} windows, but array 'context-{index}' has {len(context)} rows")
+
+
+def _fitting(arrays: Mapping[str, NDArray[Any]], name: str, spec: TensorSpec) -> NDArray[Any]:
+    array = _get(arrays, name)
+    sizes = zip(array.shape[1:], spec.shape[1:], strict=False)
+    if array.ndim != len(spec.shape) or any(want not in (None, found) for found, want in sizes):
+        raise BundleError(f"{GOLDEN}: array {name!r} has shape {array.shape}, tensor {spec.name!r} wants {spec.shape}")
+    if array.size == 0:
+        raise BundleError(f"{GOLDEN}: array {name!r} is empty: {array.shape}")
+    return array
+
+
+def _get(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    if name not in arrays:
+        raise BundleError(f"{GOLDEN}: array {name!r} is missing; there are {sorted(arrays)}")
+    return arrays[name]
