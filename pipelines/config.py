@@ -1,7 +1,8 @@
 """The configuration: Hydra composes `conf/`, the dataclasses below close and check it.
 
 In: overrides as on a command line (`trainer.epochs=3`, `model=pricing_lstm`). Out: a frozen `Config` (or `Operation`),
-or one `ConfigError` that lists every problem with its key and value. An unknown key is an error. `config_hash` names a run.
+or one `ConfigError` that lists every problem with its key and value. An unknown key is an error. `config_hash` names
+a run.
 
 Invariants: what a stage reads is in the dataclass; nothing reads conf/ files past this module.
 """
@@ -51,8 +52,8 @@ class DataConfig:
     history: str | None
     anchors: tuple[AnchorSpec, ...]
     provenance: str
-    time_zone: str
-    snapshot_time: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+    time_zone: str | None  # empty: the layout's own
+    snapshot_time: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] | None
     columns: dict[str, str]
     constants: dict[str, str]
     settlement_by_root: dict[str, Literal["am", "pm"]]

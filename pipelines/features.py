@@ -31,7 +31,7 @@ from pipelines.splits import assign_splits
 from serving import features as shared
 from serving.errors import DataError
 from serving.last_seen import Anchor, AnchorTarget, LastSeen, find_anchors, last_seen, scored_range, shift_at
-from serving.surface import ExpiryKey, Quotes, Surface, build_surface
+from serving.surface import Bools, Quotes, Smile, Surface, build_surface
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ class _Builder:
             reason = "no parity forward" if not surface.smiles else "no quote in the scored range"
             self.passed_over.append({"underlying": underlying, "ts": str(quotes.ts), "reason": reason})
             return
-        state = self.state.setdefault(underlying, self._begin(underlying, quotes))
+        if underlying not in self.state:
+            self.state[underlying] = self._begin(underlying, quotes)
+        state = self.state[underlying]
         state.times.append(quotes.ts)
         state.prices.append(quotes.spot)
         path = shared.Path(np.array(state.times[-256:]), np.array(state.prices[-256:]))
@@ -120,13 +122,9 @@ class _Builder:
             rows = scored_range(smile, surface.spot)
             rows &= np.array([(key, strike) not in taken for strike in smile.strike], dtype=bool)
             count = int(rows.sum())
-            labels.append(pl.DataFrame({
-                "root": [key.root] * count, "expiry": np.full(count, key.expiry), "strike": smile.strike[rows],
-                "right_sign": smile.right[rows], "bid": smile.bid[rows], "ask": smile.ask[rows],
-                "forward": np.full(count, smile.forward), "discount": np.full(count, smile.discount),
-                "from_parity": np.full(count, smile.from_parity), "iv_market": smile.volatility[rows],
-                "flags": smile.flags[rows],
-            }))  # fmt: skip
+            if not count:
+                continue
+            labels.append(_labels(smile, rows, last, surface.spot))
         frame = pl.concat(labels) if labels else pl.DataFrame()
         if frame.height < self.cfg.features.smallest_rows:
             return 0
@@ -135,19 +133,21 @@ class _Builder:
         table = shared.contract_table(contracts, surface.ts, surface.spot, last, anchors)
         assert len(table.rows) == frame.height, "every scored quote has an expiry that was last seen"
         frame = frame[table.rows.tolist()].with_columns(
-            ts=pl.lit(surface.ts), underlying=pl.lit(underlying), tau=table.tau, forward_model=table.forward,
+            ts=pl.lit(surface.ts).cast(UTC_NS), underlying=pl.lit(underlying), tau=table.tau, forward_model=table.forward,
             discount_model=table.discount, last_volatility=table.last_volatility, shift=table.shift,
             log_return=pl.lit(float(np.log(surface.spot / last.spot))), spot=pl.lit(surface.spot),
             last_spot=pl.lit(last.spot), realised_volatility=pl.lit(float(self.steps[-1][_RV_21])),
         )  # fmt: skip
-        frame = frame.with_columns(_shape_columns(frame, last))
         self.frames.append(frame.with_columns(_anchor_moves(anchors)))
         self.tables.append(table.features)
         return int(frame.height)
 
     def write(self, folder: Path) -> FeaturesResult:
         """Split, fit scalers on training dates, order by underlying and time, write."""
-        snapshots = pl.DataFrame(self.snapshots) if self.snapshots else pl.DataFrame({"rows": [], "ts": []})
+        schema = {"underlying": pl.String, "ts": UTC_NS, "spot": pl.Float64, "rows": pl.Int64, "anchors": pl.Int64}
+        columns = {name: [snapshot[name] for snapshot in self.snapshots] for name in schema}
+        columns["ts"] = np.array(columns["ts"], dtype="datetime64[ns]")  # type: ignore[assignment]
+        snapshots = pl.DataFrame(columns, schema_overrides=schema)
         snapshots = assign_splits(snapshots, self.cfg.split, len(self.passed_over))
         starts = np.cumsum(np.r_[0, snapshots["rows"].to_numpy()])[:-1]
         snapshots = snapshots.with_columns(first_row=starts, place=np.arange(len(snapshots)))
@@ -174,24 +174,28 @@ class _Builder:
         return FeaturesResult(folder, len(snapshots), len(frame), len(self.passed_over))
 
 
+UTC_NS = pl.Datetime("ns")
 _RV_21 = shared.STEP_FEATURES.index("realised_volatility_21")
 
 
-def _shape_columns(frame: pl.DataFrame, last: LastSeen) -> list[pl.Series]:
-    """Per row: what the baselines need of the last smile (its forward, shape, and value at equal moneyness)."""
-    forward, level, slope, curvature, at_moneyness = (np.zeros(frame.height) for _ in range(5))
-    columns = (frame["root"], frame["expiry"].to_numpy(), frame["strike"].to_numpy(), frame["forward_model"].to_numpy())
-    keys = [ExpiryKey(str(root), expiry) for root, expiry in zip(columns[0], columns[1], strict=True)]
-    for key in set(keys):
-        rows = np.array([other == key for other in keys])
-        smile = last.smiles[key]
-        forward[rows] = smile.forward
-        level[rows], slope[rows], curvature[rows] = smile.shape
-        now = np.log(columns[2][rows] / columns[3][rows]) / np.sqrt(frame["tau"].to_numpy()[rows])
-        before = np.log(smile.strike / smile.forward) / np.sqrt(smile.tau)
-        at_moneyness[rows] = np.interp(now, before, smile.volatility)
-    names = ("last_forward", "last_level", "last_slope", "last_curvature", "last_at_moneyness")
-    return [pl.Series(n, v) for n, v in zip(names, (forward, level, slope, curvature, at_moneyness), strict=True)]
+def _labels(smile: Smile, rows: Bools, last: LastSeen, spot: float) -> pl.DataFrame:
+    """Scored quotes of one smile: what they are, their labels, and what the baselines need of the last smile."""
+    before = last.smiles[smile.key]
+    strike, count = smile.strike[rows], int(rows.sum())
+    now = np.log(strike / last.carried_forward(smile.key, spot)) / np.sqrt(smile.tau)
+    then = np.log(before.strike / before.forward) / np.sqrt(before.tau)
+    columns = {
+        "root": [smile.key.root] * count, "expiry": np.full(count, smile.key.expiry), "strike": strike,
+        "right_sign": smile.right[rows], "bid": smile.bid[rows], "ask": smile.ask[rows],
+        "iv_market": smile.volatility[rows], "flags": smile.flags[rows],
+        "last_at_moneyness": np.interp(now, then, before.volatility),
+    }  # fmt: skip
+    constants = {
+        "forward": smile.forward, "discount": smile.discount, "from_parity": smile.from_parity,
+        "last_forward": before.forward, "last_level": before.shape[0], "last_slope": before.shape[1],
+        "last_curvature": before.shape[2],
+    }  # fmt: skip
+    return pl.DataFrame(columns | {name: np.full(count, value) for name, value in constants.items()})
 
 
 def _anchor_moves(anchors: list[Anchor]) -> list[pl.Expr]:

@@ -1,11 +1,12 @@
-"""Stage `ingest`: a vendor's files into the canonical quote table, and a quarantine of every row that is no quote.
+"""Stage `ingest`: a vendor's files into the canonical quote table, and a quarantine of every row that is no
+quote.
 
 Purpose: one table everything else reads. Data in: files or folders and a `Layout`. Data out, in `out_dir`:
-`quotes.parquet` (serving/schema.py, sorted by identity, row groups within one UTC date), `quarantine.parquet` (file,
-row, reason, detail, raw row as JSON text) and `counts.json`.
-Invariants: quotes in = kept + quarantined, counted apart and checked. Memory is bounded whatever the input's size.
-Outputs are written beside their places and moved there when all is done: a failing run leaves the former ones as they
-were. A schema problem fails before any row is read, a damaged file before anything is replaced.
+`quotes.parquet` (serving/schema.py, sorted by identity, row groups within one UTC date), `quarantine.parquet`
+(file, row, reason, detail, raw row as JSON text) and `counts.json`. Invariants: quotes in = kept +
+quarantined, counted apart and checked. Memory is bounded whatever the input's size. Outputs are written
+beside their places and moved there when all is done: a failing run leaves the former ones as they were. A
+schema problem fails before any row is read, a damaged file before anything is replaced.
 
 Reasons, judged in this order; a row gets the first that holds:
 
@@ -41,28 +42,25 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines import quote_table, readers
+from pipelines import layouts, quote_table, readers
+from pipelines.config import Config
 from pipelines.layouts.base import ROW_COLUMN, Layout
+from pipelines.quarantine import Late, Locations, Quarantine, as_json
 from pipelines.quote_rows import ROW_REASONS, RowReader, type_problems
 from serving.errors import ConfigError, DataError
 
 REASONS = ("malformed_row", *ROW_REASONS, *quote_table.TABLE_REASONS)
 QUOTES, QUARANTINE, COUNTS = "quotes.parquet", "quarantine.parquet", "counts.json"
-QUARANTINE_SCHEMA = pa.schema(
-    [("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string()), ("raw", pa.string())]
-)
-QUARANTINE_ROWS = 65_536  # rows held before they are written
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +86,12 @@ def ingest(
     out_dir: str | Path,
     *,
     progress: bool | None = None,
+    ignore: Sequence[str | Path] = (),
 ) -> IngestResult:
-    """Read, validate and write. `progress`: bars on stderr; None shows them on a terminal only."""
+    """Read, validate and write. `progress`: bars on stderr, None shows them on a terminal only. `ignore`: files in
+    the input folders that are no quotes, such as the underlying's history."""
     out_dir = Path(out_dir)
-    sources = readers.open_sources(paths, layout.needed_columns, lambda columns: type_problems(layout, columns))
+    sources = readers.open_sources(paths, layout.needed_columns, lambda columns: type_problems(layout, columns), ignore)
     inside = [source.path for source in sources if source.path.resolve().parent == out_dir.resolve()]
     if inside:
         raise ConfigError([f"input {path} lies in the output folder {out_dir}; choose another" for path in inside])
@@ -109,20 +109,18 @@ def ingest(
 class _Run:
     """One ingest: pass over the input, settle date by date, pass again for the raw text of rows refused late."""
 
-    def __init__(
-        self, sources: list[readers.Source], layout: Layout, workshop: Path, report: _Report
-    ) -> None:
+    def __init__(self, sources: list[readers.Source], layout: Layout, workshop: Path, report: _Report) -> None:
         self.sources = sources
         self.layout = layout
         self.workshop = workshop
         self.report = report
         self.rows = RowReader(layout)
         self.texts = {name: vocabulary.texts for name, vocabulary in self.rows.vocabularies.items()}
-        self.quarantine = _Quarantine(workshop / QUARANTINE)
+        self.quarantine = Quarantine(workshop / QUARANTINE)
         self.currency_counts: Counter[tuple[int, int]] = Counter()  # (underlying, currency), first seen first
         self.rows_of: dict[str, int] = {str(source.path): 0 for source in sources}
         self.readable = 0  # rows that got an ordinal
-        self.late = _Late()
+        self.late = Late()
 
     def execute(self) -> tuple[IngestResult, dict[str, Any]]:
         with self.quarantine, quote_table.Spool(self.workshop / "spool.arrow") as spool:
@@ -175,7 +173,7 @@ class _Run:
         self.rows_of[name] += table.height
         refusals = quotes.refusals
         indices = [refusal.index for refusal in refusals]
-        for refusal, raw in zip(refusals, _as_json(table, indices), strict=True):
+        for refusal, raw in zip(refusals, as_json(table, indices), strict=True):
             self.quarantine.add(name, int(rows[refusal.index]), refusal.reason, refusal.detail, raw)
         ordinals = np.arange(self.readable, self.readable + table.height, dtype=np.int64)
         self.readable += table.height
@@ -221,24 +219,22 @@ class _Run:
         late = self.late.sealed()
         if not len(late.ordinals):
             return
-        locate = _Locations(late.earlier)
+        locate = Locations(late.earlier)
         start = 0
         for table, rows, source in self._passes("quarantine"):
             locate.visit(start, rows, str(source.path))
             low, high = np.searchsorted(late.ordinals, [start, start + table.height])
             indices = (late.ordinals[low:high] - start).tolist()
-            raws = _as_json(table, indices)
+            raws = as_json(table, indices)
             for place, index, raw in zip(range(low, high), indices, raws, strict=True):
                 reason = int(late.reasons[place])
                 detail = self._late_detail(reason, late, place, locate)
-                self.quarantine.add(
-                    str(source.path), int(rows[index]), quote_table.TABLE_REASONS[reason], detail, raw
-                )
+                self.quarantine.add(str(source.path), int(rows[index]), quote_table.TABLE_REASONS[reason], detail, raw)
             start += table.height
         if start != self.readable:
             raise DataError(f"the input changed while it was read: {self.readable} rows, then {start}; run again")
 
-    def _late_detail(self, reason: int, late: _Late, place: int, locate: _Locations) -> str:
+    def _late_detail(self, reason: int, late: Late, place: int, locate: Locations) -> str:
         if reason == quote_table.CURRENCY:
             expected = self.texts["currency"][int(late.expected[place])]
             return f"most quotes of this underlying are in {expected}; ingest one currency per underlying"
@@ -257,18 +253,16 @@ class _Run:
 
     def _nothing_kept(self, quotes_in: int) -> str:
         lines = [f"{', '.join(self.rows_of)}: none of {quotes_in} quotes can be kept; nothing was written:"]
-        for reason, count in self.quarantine.counted().items():
+        for reason, count in self.quarantine.counted(REASONS).items():
             file, row, detail = self.quarantine.examples[reason]
             lines.append(f"  - {reason}: {count}, first in {file} row {row}: {detail}")
         return "\n".join([*lines, "Mend the data or the layout's columns, constants and times."])
 
-    def _account(
-        self, quotes_in: int, snapshots: int, first: int, last: int
-    ) -> tuple[IngestResult, dict[str, Any]]:
+    def _account(self, quotes_in: int, snapshots: int, first: int, last: int) -> tuple[IngestResult, dict[str, Any]]:
         """The result, from what really stands in the files."""
         kept = pq.read_metadata(self.workshop / QUOTES).num_rows
         quarantined = pq.read_metadata(self.workshop / QUARANTINE).num_rows
-        reasons = self.quarantine.counted()
+        reasons = self.quarantine.counted(REASONS)
         if quotes_in != kept + quarantined or quarantined != sum(reasons.values()):
             message = f"quotes were lost: {quotes_in} in, {kept} kept, {quarantined} quarantined for {reasons}"
             raise AssertionError(message)
@@ -295,95 +289,6 @@ class _Run:
             "files": self.rows_of,
         }
         return result, counts
-
-
-@dataclass
-class _Late:
-    """Rows refused by other rows, as compact arrays; see `quote_table.Settled`."""
-
-    parts: list[quote_table.Settled] = field(default_factory=list)
-    ordinals: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    reasons: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
-    earlier: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    expected: NDArray[np.float64] = field(default_factory=lambda: np.empty(0, np.float64))
-
-    def add(self, settled: quote_table.Settled) -> None:
-        if len(settled.ordinals):
-            self.parts.append(replace(settled, columns={}))
-
-    def sealed(self) -> _Late:
-        """All of them, in input order."""
-        if not self.parts:
-            return self
-        ordinals = np.concatenate([part.ordinals for part in self.parts])
-        order = np.argsort(ordinals, kind="stable")
-        return _Late(
-            ordinals=ordinals[order],
-            reasons=np.concatenate([part.reasons for part in self.parts])[order],
-            earlier=np.concatenate([part.earlier for part in self.parts])[order],
-            expected=np.concatenate([part.expected for part in self.parts])[order],
-        )
-
-
-class _Locations:
-    """File and row of some ordinals, filled in as the input passes by."""
-
-    def __init__(self, ordinals: NDArray[np.int64]) -> None:
-        self._ordinals = np.unique(ordinals[ordinals >= 0])
-        self._rows = np.zeros(len(self._ordinals), dtype=np.int64)
-        self._file_of = np.zeros(len(self._ordinals), dtype=np.int32)
-        self._files: list[str] = []
-
-    def visit(self, start: int, rows: NDArray[np.int64], file: str) -> None:
-        if not self._files or self._files[-1] != file:
-            self._files.append(file)
-        low, high = np.searchsorted(self._ordinals, [start, start + len(rows)])
-        self._rows[low:high] = rows[self._ordinals[low:high] - start]
-        self._file_of[low:high] = len(self._files) - 1
-
-    def find(self, ordinal: int) -> tuple[int, str]:
-        place = int(np.searchsorted(self._ordinals, ordinal))
-        return int(self._rows[place]), self._files[self._file_of[place]]
-
-
-class _Quarantine:
-    """Writes refused rows and counts them; keeps the first of each reason as an example."""
-
-    def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, QUARANTINE_SCHEMA, compression="zstd")
-        self._pending: list[tuple[str, int, str, str, str]] = []
-        self._counts: Counter[str] = Counter()
-        self.examples: dict[str, tuple[str, int, str]] = {}
-
-    def __enter__(self) -> _Quarantine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        self._writer.close()
-
-    def add(self, file: str, row: int, reason: str, detail: str, raw: str) -> None:
-        self._counts[reason] += 1
-        self.examples.setdefault(reason, (file, row, detail))
-        self._pending.append((file, row, reason, detail, raw))
-        if len(self._pending) >= QUARANTINE_ROWS:
-            self._flush()
-
-    def counted(self) -> dict[str, int]:
-        """Rows per reason, in the order of `REASONS`."""
-        return {reason: self._counts[reason] for reason in REASONS if self._counts[reason]}
-
-    def _flush(self) -> None:
-        if self._pending:
-            columns = [list(column) for column in zip(*self._pending, strict=True)]
-            self._writer.write_table(pa.table(columns, schema=QUARANTINE_SCHEMA))
-            self._pending = []
-
-
-def _as_json(table: pl.DataFrame, indices: list[int]) -> list[str]:
-    if not indices:
-        return []
-    return table[indices].select(pl.struct(pl.all()).struct.json_encode()).to_series().to_list()
 
 
 def _as_datetime(nanoseconds: int) -> datetime:
@@ -431,3 +336,16 @@ def _progress(wanted: bool | None) -> Iterator[_Report]:
             bars.update(tasks[title], completed=fraction)
 
         yield report
+
+
+def run(cfg: Config) -> IngestResult:
+    """Ingest `cfg.data` into `OUT/ingest/`; options left empty in the configuration are the layout's own."""
+    names = ("columns", "constants", "settlement_by_root", "time_zone", "snapshot_time")
+    options = {name: value for name in names if (value := getattr(cfg.data, name))}
+    return ingest(cfg.data.path, layouts.load(cfg.data.layout, options), cfg.folder / "ingest")
+
+
+if __name__ == "__main__":
+    from pipelines.command import stage
+
+    raise SystemExit(stage(__doc__, run))

@@ -10,6 +10,7 @@ Source of the palette: M. Okabe, K. Ito, "Color universal design" (2008).
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
@@ -30,7 +31,7 @@ from serving.errors import DataError
 from serving.normal import Array
 from serving.surface import DAYS_PER_YEAR
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # Any: matplotlib types the keys as a list of 300 literals
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -46,7 +47,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 8.5,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "savefig.dpi": 130,
+    "savefig.dpi": 130.0,
 }
 MODEL_COLOUR = "#D55E00"
 MARKET_COLOUR = "#4d4d4d"
@@ -71,10 +72,12 @@ OFF_SCALE = 3.0  # bars longer than this many times the shortest are cut
 CAPTIONS = {
     "pooled_errors": "Pooled error and share of prices inside the bid-ask spread, every predictor. Bars that end in an "
     "arrow are longer than the axis.",
-    "error_by_date": "IV error of each test date. The model should lie below the baselines on most dates, not on a few.",
-    "error_by_bucket": "Where the model errs, and where it gains on the best baseline (below 1) or loses to it (above 1).",
-    "smiles": "Market quotes, the model and the last-seen baseline, on the model's median and worst date.",
-    "iv_changes": "Predicted and realised change of IV since the previous snapshot (sticky strike predicts none).",
+    "error_by_date": "IV error of each test date. A model worth having lies below the baselines on most dates.",
+    "error_by_bucket": "Where the model errs, and where it beats the best baseline (below 1) or loses to it (above 1). "
+    f"Cells with fewer than {FEWEST_ROWS} quotes are left out.",
+    "smiles": "The market, the model and the last-seen baseline, on the model's median and worst date; below each "
+    "smile the same lines minus the market mid. RMSE: the model's, in vol points.",
+    "volatility_changes": "Predicted and realised change of IV since the last snapshot (sticky strike predicts none).",
     "attention": "Attention weight over the steps of the window, mean over dates and their 10-90 % range.",
     "training": "Loss on training and validation dates.",
 }
@@ -93,9 +96,17 @@ def _styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
     return drawn
 
 
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def label(predictor: str) -> str:
     """Name for readers."""
-    return {"black_scholes_realised": "Black-Scholes, realised vol", "lightgbm_anchored": "LightGBM, anchored"}.get(
+    return {"black_scholes_realised": "Black-Scholes realised vol", "lightgbm_anchored": "LightGBM anchored"}.get(
         predictor, predictor.replace("_", " ")
     )
 
@@ -156,7 +167,8 @@ def error_by_date(table: pl.DataFrame) -> Figure:
     figure = Figure(figsize=(9.5, 4.0), layout="constrained")
     axes = figure.subplots()
     several = daily["date"].n_unique() <= 60
-    for name in reversed(names):
+    pooled = metrics.scores(table)
+    for name in sorted(names, key=lambda name: -pooled[name]["iv_rmse"]):
         rows = daily.filter(pl.col("predictor") == name)
         look = _look(name, names) | ({"markersize": 4} if several else {"marker": ""})
         axes.plot(rows["date"].to_numpy(), rows["iv_rmse"].to_numpy(), label=label(name), **look)
@@ -165,9 +177,9 @@ def error_by_date(table: pl.DataFrame) -> Figure:
         _plain_log(axes)
     else:
         axes.set_ylim(bottom=0)
-    locator = AutoDateLocator(minticks=3, maxticks=10)
+    locator = AutoDateLocator(minticks=3, maxticks=10)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.set(xlabel="date (UTC)", ylabel="IV RMSE [vol points]")
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
@@ -179,18 +191,19 @@ def error_by_bucket(table: pl.DataFrame) -> Figure:
     """Heat maps by tenor and moneyness: the model's IV RMSE [vol points], and its ratio to the best baseline's."""
     best = metrics.best_baseline(metrics.scores(table))
     buckets = metrics.by_bucket(table).filter(pl.col("rows") >= FEWEST_ROWS)
+    if buckets.is_empty():
+        raise DataError(f"predictions: no bucket has {FEWEST_ROWS} rows, so there is no heat map to draw")
     model = _grid(buckets, MODEL)
     figure = Figure(figsize=(10.5, 3.6) if best else (6.0, 3.6), layout="constrained")
     panels = figure.subplots(1, 2 if best else 1, squeeze=False)[0]
-    top = float(np.nanmax(model)) if np.isfinite(model).any() else 1.0
-    _heat(panels[0], model, "model: IV RMSE [vol points]", cmap="cividis_r", vmin=0.0, vmax=top or 1.0)
+    _heat(panels[0], model, "model: IV RMSE [vol points]", cmap="YlGnBu")
     if best is not None:
         with np.errstate(all="ignore"):
             ratio = model / _grid(buckets, best)
         finite = ratio[np.isfinite(ratio)]
-        reach = max(0.1, float(np.abs(finite - 1.0).max())) if finite.size else 0.1
-        norm = TwoSlopeNorm(1.0, 1.0 - min(reach, 1.0), 1.0 + min(reach, 1.0))
-        _heat(panels[1], ratio, f"IV RMSE, model / {label(best)} (below 1: model better)", cmap="PuOr_r", norm=norm)
+        reach = min(1.0, max(0.1, float(np.abs(finite - 1.0).max()))) if finite.size else 0.1
+        norm = TwoSlopeNorm(1.0, 1.0 - reach, 1.0 + reach)
+        _heat(panels[1], ratio, f"IV RMSE, model / {label(best)} [ratio]", cmap="PuOr_r", norm=norm)
         panels[1].set_yticklabels([])
         panels[1].set_ylabel("")
     return figure
@@ -205,17 +218,21 @@ def _grid(buckets: pl.DataFrame, name: str) -> Array:
 
 
 def _heat(axes: Axes, grid: Array, title: str, **colours: Any) -> None:
-    """One annotated heat map; cells without enough rows stay grey."""
+    """One annotated heat map; empty rows and columns are left out, other empty cells stay grey."""
+    rows, columns = (np.flatnonzero(np.isfinite(grid).any(axis=axis)) for axis in (1, 0))
+    grid = grid[np.ix_(rows, columns)]
     axes.set_facecolor("#ececec")
     image = axes.imshow(np.ma.masked_invalid(grid), aspect="auto", **colours)
+    paint = np.asarray(image.cmap(image.norm(np.nan_to_num(grid))))
     for (row, column), number in np.ndenumerate(grid):
         text, ink = "\N{EN DASH}", "#777777"
         if np.isfinite(number):
-            red, green, blue, _ = image.cmap(image.norm(number))
+            red, green, blue, _ = paint[row, column]
             text, ink = f"{number:.2f}", "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
         axes.text(column, row, text, ha="center", va="center", color=ink)
-    axes.set_xticks(range(grid.shape[1]), metrics.MONEYNESS_LABELS, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(grid.shape[0]), metrics.TENOR_LABELS)
+    moneyness = [metrics.MONEYNESS_LABELS[column] for column in columns]
+    axes.set_xticks(range(len(columns)), moneyness, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), [metrics.TENOR_LABELS[row] for row in rows])
     axes.set(title=title, xlabel="moneyness ln(K/F)/sqrt(tau) [per sqrt(year)]", ylabel="time to expiry")
     axes.grid(visible=False)
     axes.tick_params(length=0)
@@ -243,48 +260,66 @@ def panel_smiles(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
 
 @_styled
 def smiles(table: pl.DataFrame) -> Figure:
-    """IV [%] against strike: bid-ask band and mid of the market, the model, the last-seen baseline."""
+    """IV [%] against strike (market's bid-ask band and mid, model, last-seen baseline); below, minus the mid."""
     panels = panel_smiles(table)
     if not panels:
         raise DataError(f"predictions: no smile has {FEWEST_STRIKES} rows, so there is none to draw")
     names = metrics.predictors(table)
     last_seen = next((name for name in LAST_SEEN if name in names), None)
-    height = (len(panels) + 2) // 3
-    figure = Figure(figsize=(10.5, 0.5 + 2.9 * height), layout="constrained")
-    grid = figure.subplots(height, 3, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
+    bands = (len(panels) + len(PANEL_TENORS_DAYS) - 1) // len(PANEL_TENORS_DAYS)
+    figure = Figure(figsize=(10.5, 0.4 + 4.3 * bands), layout="constrained")
+    grid = figure.subplots(2 * bands, len(PANEL_TENORS_DAYS), squeeze=False, height_ratios=[3, 2] * bands)
+    for axes in grid.flat:
         axes.set_axis_off()
-    for axes, (kind, smile) in zip(grid.flat, panels, strict=False):
+    for place, (kind, smile) in enumerate(panels):
+        band, column = divmod(place, len(PANEL_TENORS_DAYS))
+        upper, lower = grid[2 * band, column], grid[2 * band + 1, column]
         strike, mid = smile["strike"].to_numpy(), 100 * smile["iv_market"].to_numpy()
         low, high = (_quote_volatility(smile, side) for side in ("bid", "ask"))
-        axes.vlines(strike, low, high, color="#b9b9b9", linewidth=1.6, label="market bid to ask")
-        axes.plot(strike, mid, ".", color=MARKET_COLOUR, markersize=3, label="market mid")
-        if last_seen is not None:
-            look = _look(last_seen, names) | {"marker": "", "linewidth": 1.4}
-            axes.plot(strike, 100 * smile[f"iv_{last_seen}"].to_numpy(), label=label(last_seen), **look)
-        axes.plot(strike, 100 * smile["iv_model"].to_numpy(), color=MODEL_COLOUR, linewidth=1.6, label="model")
-        error = float(np.sqrt(np.mean((100 * smile["iv_model"].to_numpy() - mid) ** 2)))
+        for axes, origin in ((upper, np.zeros_like(mid)), (lower, mid)):
+            axes.set_axis_on()
+            axes.fill_between(strike, low - origin, high - origin, color="#d0d0d0", label="market, bid to ask")
+            axes.plot(strike, mid - origin, ".", color=MARKET_COLOUR, markersize=2.5, label="market mid")
+            if last_seen is not None:
+                look = _look(last_seen, names) | {"marker": "", "linewidth": 1.2}
+                axes.plot(strike, 100 * smile[f"iv_{last_seen}"].to_numpy() - origin, label=label(last_seen), **look)
+            ours = 100 * smile["iv_model"].to_numpy() - origin
+            axes.plot(strike, ours, color=MODEL_COLOUR, linewidth=1.5, label="model")
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+        errors = [100 * smile[f"iv_{name}"].to_numpy() - mid for name in (MODEL, last_seen) if name is not None]
         days = round(smile["tau"][0] * DAYS_PER_YEAR)
-        axes.set_title(f"{kind} {smile['ts'][0]:%Y-%m-%d}\n{smile['root'][0]}, {days} days, model RMSE {error:.2f}")
-        reach = np.ptp(mid) or 1.0
-        axes.set_ylim(mid.min() - 0.15 * reach, mid.max() + 0.15 * reach)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set(xlabel="strike [money]", ylabel="IV [%]")
-    handles, labels = grid.flat[0].get_legend_handles_labels()
+        upper.set_title(
+            f"{kind} {smile['ts'][0]:%Y-%m-%d}\n"
+            f"{smile['root'][0]}, {days} days, RMSE {np.sqrt(np.mean(errors[0] ** 2)):.2f}"
+        )
+        upper.set(ylabel="IV [%]", ylim=_padded(mid, mid))
+        upper.tick_params(labelbottom=False)
+        quotes = np.r_[np.quantile(low - mid, 0.1), np.quantile(high - mid, 0.9)]
+        lower.set(xlabel="strike [money]", ylabel="IV - mid [vol points]", ylim=_padded(*errors, quotes))
+    handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4)
     return figure
+
+
+def _padded(*values: Array) -> tuple[float, float]:
+    """Limits of an axis that shows all values and a margin."""
+    low, high = min(float(value.min()) for value in values), max(float(value.max()) for value in values)
+    margin = 0.15 * (high - low) or 1.0
+    return low - margin, high + margin
 
 
 def _quote_volatility(smile: pl.DataFrame, side: str) -> Array:
     """IV [%] of the bid or ask; a side without one (a bid below intrinsic value) takes the mid's."""
     right = np.where(smile["right"].to_numpy() == "C", 1.0, -1.0)
-    columns = (smile[name].to_numpy() for name in (side, "forward", "strike", "tau", "discount"))
-    volatility, _ = black76.implied_volatility(*columns, right)
+    price, forward, strike, tau, discount = (
+        smile[name].to_numpy() for name in (side, "forward", "strike", "tau", "discount")
+    )
+    volatility, _ = black76.implied_volatility(price, forward, strike, tau, discount, right)
     return 100.0 * np.where(np.isfinite(volatility), volatility, smile["iv_market"].to_numpy())
 
 
 @_styled
-def iv_changes(table: pl.DataFrame, predictor: str = MODEL) -> Figure:
+def volatility_changes(table: pl.DataFrame, predictor: str = MODEL) -> Figure:
     """Predicted against realised change of IV since the last snapshot [vol points], counted in hexagons."""
     rows = metrics.checked(table)
     if "sticky_strike" not in metrics.predictors(table):
@@ -298,7 +333,7 @@ def iv_changes(table: pl.DataFrame, predictor: str = MODEL) -> Figure:
     shown = (np.abs(realised) <= reach) & (np.abs(predicted) <= reach)
     mesh = axes.hexbin(realised[shown], predicted[shown], gridsize=55, extent=(-reach, reach, -reach, reach),
                        cmap="viridis_r", norm=LogNorm(), mincnt=1, linewidths=0.1)  # fmt: skip
-    axes.plot([-reach, reach], [-reach, reach], color="#4d4d4d", linewidth=1.0, linestyle="--")
+    axes.plot([-reach, reach], [-reach, reach], color=MODEL_COLOUR, linewidth=1.2, linestyle="--")
     total = float(np.sum(realised**2))
     explained = 1.0 - float(np.sum((realised - predicted) ** 2)) / total if total > 0 else float("nan")
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="realised change of IV [vol points]",
@@ -362,11 +397,12 @@ def all_figures(
     """Every figure the input allows, by the names of CAPTIONS, in the report's order."""
     figures = {"pooled_errors": pooled_errors(table), "error_by_date": error_by_date(table)}
     if MODEL in metrics.predictors(table):
-        figures["error_by_bucket"] = error_by_bucket(table)
+        if (metrics.by_bucket(table)["rows"] >= FEWEST_ROWS).any():
+            figures["error_by_bucket"] = error_by_bucket(table)
         if panel_smiles(table):
             figures["smiles"] = smiles(table)
         if "sticky_strike" in metrics.predictors(table):
-            figures["iv_changes"] = iv_changes(table)
+            figures["volatility_changes"] = volatility_changes(table)
     if attention_weights is not None:
         figures["attention"] = attention(attention_weights)
     if training_curve is not None:

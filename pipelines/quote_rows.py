@@ -1,10 +1,11 @@
 """One batch of a vendor's rows into canonical quotes, and a reason for each row that is none.
 
-Purpose: parse and validate what can be judged from a row alone; what needs other rows (duplicates, mixed currencies,
-disagreeing underlyings) is judged by pipelines/quote_table.py. Data in: a batch as read and a `Layout`. Data out:
-`Quotes`: per canonical column an array as long as the batch, and the rows refused with reason and detail.
-Invariants: no row is dropped or changed; a row has at most one reason, the first of `ROW_REASONS` that holds; a
-number is what the text says, and a 32-bit float is the shortest decimal with its bits (2919.04, not 2919.0400390625).
+Purpose: parse and validate what can be judged from a row alone; what needs other rows (duplicates, mixed
+currencies, disagreeing underlyings) is judged by pipelines/quote_table.py. Data in: a batch as read and a
+`Layout`. Data out: `Quotes`: per canonical column an array as long as the batch, and the rows refused with
+reason and detail. Invariants: no row is dropped or changed; a row has at most one reason, the first of
+`ROW_REASONS` that holds; a number is what the text says, and a 32-bit float is the shortest decimal with its
+bits (2919.04, not 2919.0400390625).
 
 Timestamps are int64 ns since 1970 UTC, numbers float64 with NaN for none, text int32 codes into `Vocabulary`.
 """
@@ -136,18 +137,15 @@ class RowReader:
         vendor = self.layout.columns.get(name)
         if name == "settlement" and self.layout.settlement_by_root:
             if "root" not in self.layout.columns:
-                settlement = self.layout.settlement_by_root.get(str(self.layout.constants["root"]))
-                code = WRONG_TEXT if settlement is None else vocabulary.code(settlement)
-                return np.full(table.height, code, dtype=np.int32)
+                settlement = self.layout.settlement_by_root[str(self.layout.constants["root"])]
+                return np.full(table.height, vocabulary.code(settlement), dtype=np.int32)
             roots = table[self.layout.columns["root"]]
             return _codes(roots, self.layout.settlement_by_root.get, vocabulary)
         if vendor is None:
             return np.full(table.height, vocabulary.code(str(self.layout.constants[name])), dtype=np.int32)
         return _codes(table[vendor], _normaliser(name), vocabulary)
 
-    def _instants(
-        self, table: pl.DataFrame, name: str, time_format: str, time_of_day: str | None
-    ) -> NDArray[np.int64]:
+    def _instants(self, table: pl.DataFrame, name: str, time_format: str, time_of_day: str | None) -> NDArray[np.int64]:
         """Nanoseconds, `NO_INSTANT` where unreadable."""
         midnight = parse_time_of_day(time_of_day)
 
@@ -190,9 +188,7 @@ def _normaliser(name: str) -> Callable[[str], str | None]:
     return lambda text: text
 
 
-def _codes(
-    values: pl.Series, normalise: Callable[[str], str | None], vocabulary: Vocabulary
-) -> NDArray[np.int32]:
+def _codes(values: pl.Series, normalise: Callable[[str], str | None], vocabulary: Vocabulary) -> NDArray[np.int32]:
     def convert(distinct: pl.Series) -> pl.Series:
         codes = []
         for text in distinct.cast(pl.String).str.strip_chars().to_list():
@@ -303,8 +299,7 @@ class _Judge:
         ]
         for index, *found in zip(indices.tolist(), *values, strict=True):
             said = ", ".join(
-                f"{vendor or name} is {_shown(value)}"
-                for (name, vendor), value in zip(blamed, found, strict=True)
+                f"{vendor or name} is {_shown(value)}" for (name, vendor), value in zip(blamed, found, strict=True)
             )
             self.refusals.append(Refusal(index, reason, f"{said}: {remark}"))
 

@@ -1,14 +1,15 @@
-"""Quotes on their way to the table: spilled to disk by UTC date, then judged against each other and put in order.
+"""Quotes on their way to the table: spilled to disk by UTC date, then judged against each other and put in
+order.
 
-Purpose: what needs more than one row, in bounded memory. Data in: canonical columns as `pipelines.quote_rows` makes
-them, each row with its ordinal (its place in the input). Data out: slices of the table in order, and the ordinals
-refused, with reason.
-Invariants: a slice holds whole timestamps of one UTC date, at most `SLICE_ROWS` rows unless a single timestamp has
-more; slices come in time order. Of rows with one identity the first of the input stays. Rules, in this order:
-- `currency`: not the currency of most quotes of its underlying, counted over the whole input; a tie goes to the
-  currency seen first.
-- `underlying_price_conflict`: more than `UNDERLYING_TOLERANCE` off the price most quotes of its (ts, underlying) have;
-  a tie goes to the price seen first.
+Purpose: what needs more than one row, in bounded memory. Data in: canonical columns as `pipelines.quote_rows`
+makes them, each row with its ordinal (its place in the input). Data out: slices of the table in order, and
+the ordinals refused, with reason. Invariants: a slice holds whole timestamps of one UTC date, at most
+`SLICE_ROWS` rows unless a single timestamp has more; slices come in time order. Of rows with one identity the
+first of the input stays. Rules, in this order:
+- `currency`: not the currency of most quotes of its underlying, counted over the whole input; a tie goes to
+  the currency seen first.
+- `underlying_price_conflict`: more than `UNDERLYING_TOLERANCE` off the price most quotes of its (ts,
+  underlying) have; a tie goes to the price seen first.
 - `duplicate`, `duplicate_conflict`: the identity of an earlier row, with the same values or with others.
 """
 
@@ -41,8 +42,9 @@ _DTYPES = {column.name: np.dtype(_TYPES[column.kind]) for column in schema.COLUM
 
 @dataclass(frozen=True)
 class Settled:
-    """A slice in table order without the rows refused; of each of those its ordinal, its reason (an index into
-    `TABLE_REASONS`), the ordinal of the row that came first (-1: none), and the value expected (NaN: none)."""
+    """A slice in table order without the rows refused; of each of those its ordinal, its reason (an index
+    into `TABLE_REASONS`), the ordinal of the row that came first (-1: none), and the value expected (NaN:
+    none)."""
 
     columns: Columns
     ordinals: NDArray[np.int64]
@@ -58,7 +60,8 @@ class Spool:
         self._path = path
         self._schema = pa.schema([(name, pa.from_numpy_dtype(dtype)) for name, dtype in _DTYPES.items()])
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        self._writer = pa.ipc.new_file(pa.OSFile(str(path), "wb"), self._schema, options=options)
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._file, self._schema, options=options)
         self._pending: list[Columns] = []
         self._pending_rows = 0
         self._batches: dict[int, list[tuple[int, int, int, int]]] = {}  # date -> (batch, rows, first ts, last ts)
@@ -70,7 +73,12 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        self._close()
+
+    def _close(self) -> None:
+        if not self._file.closed:
+            self._writer.close()
+            self._file.close()
 
     def add(self, columns: Columns) -> None:
         """Take rows, `ordinal` among their columns."""
@@ -100,7 +108,7 @@ class Spool:
     def slices(self) -> Iterator[Columns]:
         """Everything spilled, slice by slice in time order, rows of a slice in the order they were added."""
         self._flush()
-        self._writer.close()
+        self._close()
         with pa.OSFile(str(self._path), "rb") as file, pa.ipc.open_file(file) as reader:
             for date in sorted(self._batches):
                 batches = self._batches[date]
@@ -117,9 +125,7 @@ def _column(reader: pa.ipc.RecordBatchFileReader, batch: int, name: str) -> NDAr
     return values
 
 
-def _rows(
-    reader: pa.ipc.RecordBatchFileReader, entry: tuple[int, int, int, int], first: int, last: int
-) -> Columns:
+def _rows(reader: pa.ipc.RecordBatchFileReader, entry: tuple[int, int, int, int], first: int, last: int) -> Columns:
     """The rows of a batch with first <= ts <= last."""
     number, _, batch_first, batch_last = entry
     if batch_last < first or last < batch_first:
@@ -155,7 +161,9 @@ def settle(columns: Columns, texts: Mapping[str, Sequence[str]], currencies: Map
     """Judge a slice and put it in order. `texts` are the vocabularies, `currencies` maps underlying to its currency."""
     refused: list[tuple[NDArray[np.int64], int, NDArray[np.int64], NDArray[np.float64]]] = []
 
-    def refuse(reason: int, holds: NDArray[np.bool_], earlier: NDArray[Any] | int, expected: NDArray[Any] | float) -> None:
+    def refuse(
+        reason: int, holds: NDArray[np.bool_], earlier: NDArray[Any] | int, expected: NDArray[Any] | float
+    ) -> None:
         nonlocal columns
         ordinals = columns["ordinal"][holds]
         refused.append(
@@ -228,14 +236,15 @@ def _expected_price(columns: Columns) -> NDArray[np.float64]:
     prices: NDArray[np.float64] = columns["underlying_price"]
     group = np.cumsum(_starts(columns, ("ts", "underlying"))) - 1
     first = prices[np.flatnonzero(_starts(columns, ("ts", "underlying")))]
-    expected = first[group]
+    expected: NDArray[np.float64] = first[group]
     if np.array_equal(expected, prices):
         return expected
     frame = pl.DataFrame({"group": group, "price": prices, "ordinal": columns["ordinal"]})
     counts = frame.group_by("group", "price").agg(pl.len().alias("count"), pl.col("ordinal").min())
     ranked = counts.sort("group", "count", "ordinal", descending=[False, True, False])
     best = ranked.group_by("group", maintain_order=True).first()["price"].to_numpy()
-    return best[group]
+    typical: NDArray[np.float64] = best[group]
+    return typical
 
 
 def _alike(columns: Columns, first: NDArray[np.int64]) -> NDArray[np.bool_]:

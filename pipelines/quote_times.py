@@ -1,13 +1,14 @@
 """A vendor's times into instants: nanoseconds since 1970 UTC.
 
-Purpose: the rules of pipelines/layouts/base.py, "Times". Data in: a column of any type a time may have, its format,
-the zone of local times, and the time of day that stands for a whole date. Data out: int64, null where unreadable.
-Invariants: nothing is guessed. A local time that a clock change skips or repeats, a date without a time of day to
-stand for it, and a year outside 1970-2199 are unreadable.
+Purpose: the rules of pipelines/layouts/base.py, "Times". Data in: a column of any type a time may have, its
+format, the zone of local times, and the time of day that stands for a whole date. Data out: int64, null where
+unreadable. Invariants: nothing is guessed. A local time that a clock change skips or repeats, a date without
+a time of day to stand for it, and a year outside 1970-2199 are unreadable.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import time
 
 import polars as pl
@@ -20,6 +21,7 @@ DATE = YEARS + r"-\d\d-\d\d$"
 COMPACT_DATE = YEARS + r"\d{4}$"
 LOCAL = YEARS + r"-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,9})?)?$"
 OFFSET = YEARS + r"-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,9})?)?[+-]\d\d:\d\d$"
+TIME_PATTERN = re.compile(r"%[HIklTRXcsr+]")  # a strptime pattern without any of these holds only a date
 WITHOUT_SECONDS = r"T\d\d:\d\d($|[+-])"
 
 
@@ -34,6 +36,8 @@ def instants(values: pl.Series, time_format: str, zone: str, time_of_day: time |
         return _from_datetime(values, zone, time_of_day)
     text = values.cast(pl.String).str.strip_chars()
     if time_format != "iso":
+        if time_of_day is None and not TIME_PATTERN.search(time_format):
+            return pl.Series([None], dtype=pl.Int64).new_from_index(0, len(text))
         parsed = text.str.to_datetime(time_format, strict=False, time_unit="us")
         return _from_datetime(parsed, zone, time_of_day)
     return _from_iso(text, zone, time_of_day)

@@ -116,7 +116,7 @@ drawn with fixed rates.
 |---|---|---|
 {damage}
 
-## Columns of `quotes_<year>.parquet`
+## Columns of `quotes/<year>.parquet`
 `quote_time` (UTC, us), `root` (SPX or SPXW), `expiration` (date), `strike` (index points), `cp` (C or P),
 `bid`, `ask` (index points), `bid_size`, `ask_size`, `underlying_price`, `volume`, `open_interest`
 (contracts). Sorted by time, expiration, root, strike, right.

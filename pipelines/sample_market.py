@@ -1,7 +1,7 @@
 """Make the sample market: real S&P 500 bars and VIX, and option quotes implied from them.
 
 Data in: the `arch` wheel (no download). Data out, in `out_dir`: `underlying.csv` (real),
-`quotes_<year>.parquet` (simulated from a Bates model whose variance state reproduces each day's real VIX),
+`quotes/<year>.parquet` (simulated from a Bates model whose variance state reproduces each day's real VIX),
 `README.md` (the data card).
 Invariants: the same bytes at every run with the same seed in one environment; no file above
 `FILE_LIMIT_BYTES`; every quote's underlying price is that day's real close. No claim about a model's
@@ -67,14 +67,14 @@ def make_sample_market(
     chain, expiries = price_chain(path, days, sessions, seed)
     quotes, damaged = make_quotes(chain, seed)
 
-    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / "quotes").mkdir(parents=True, exist_ok=True)
     years = np.array([day.year for day in days])[chain.day[quotes.source]]
     quotes_by_year: dict[int, int] = {}
     names = ["underlying.csv"]
     write_underlying(market, out_dir / names[0])
     for year in sorted(set(years.tolist())):
         part = quotes.take(years == year)
-        names.append(f"quotes_{year}.parquet")
+        names.append(f"quotes/{year}.parquet")
         write_quotes(chain, part, path, days, expiries, out_dir / names[-1])
         quotes_by_year[year] = len(part.source)
     files = {name: (out_dir / name).stat().st_size for name in names}

@@ -1,6 +1,6 @@
 """Read canonical quotes back, one snapshot of one underlying at a time, and the underlying's longer history.
 
-In: `quotes.parquet` of ingest (sorted by ts, a row group or more per UTC date); a CSV or Parquet of (date, close).
+In: `quotes.parquet` of ingest (sorted by ts, row groups within one UTC date); a CSV or Parquet of (date, close).
 Out: an iterator of (underlying, `Quotes`), coin prices turned into money at the index. Invariant: memory holds one date.
 """
 

@@ -156,6 +156,8 @@ class FolderStore:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._path(key)
+        if path.is_dir():
+            raise StoreError(f"{key}: there is a folder of that name in {self.root}")
         if path.exists():  # saves the write only; the link below decides
             return False
         with self._temporary(path) as (temporary, file):

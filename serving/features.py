@@ -178,7 +178,8 @@ def surface_shape(last: LastSeen) -> Array:
     shapes = np.stack([smile.shape for smile in smiles])
     at = np.log(np.array(GRID_DAYS) / DAYS_PER_YEAR)
     level = np.interp(at, np.log(tau), shapes[:, 0]).tolist()
-    return np.r_[level, np.interp(at[1], np.log(tau), shapes[:, 1]), np.interp(at[1], np.log(tau), shapes[:, 2])]
+    skew, curvature = (float(np.interp(at[1], np.log(tau), shapes[:, column])) for column in (1, 2))
+    return np.array([*level, skew, curvature], dtype=np.float64)
 
 
 def market_step(path: Path, last: LastSeen | None, anchors: list[Anchor]) -> Array:

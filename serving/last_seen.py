@@ -4,8 +4,9 @@ In: the `Surface` of the snapshot before t; of the snapshot t only the underlyin
 Out: `LastSeen` (smiles restricted to the range that is scored, their shapes) and `Anchor`s.
 
 Conventions (docs/conventions.md): the last smile is linear in strike and flat outside; forwards are carried,
-F = S_t F_prev / S_prev, discounts are those last seen. An anchor is a strike quoted as call and put: the pair gives its own
-forward by parity, so its volatility needs no other quote of t. Where one side only quotes, the carried forward serves.
+F = S_t F_prev / S_prev, discounts are those last seen. An anchor is a strike quoted as call and put: the pair gives
+its own forward by parity, so its volatility needs no other quote of t; where one side only quotes, the carried forward
+serves.
 
 Invariant: nothing at t but the underlying's price and the quotes at the anchors' strikes is read (tests/contract/
 test_no_leak.py changes all the rest).

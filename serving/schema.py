@@ -1,4 +1,5 @@
-"""The canonical quote table: the one table everything downstream of ingest reads, whatever vendor it came from.
+"""The canonical quote table: the one table everything downstream of ingest reads, whatever vendor it came
+from.
 
     column            kind       unit                          null  allowed
     ----------------  ---------  ----------------------------  ----  -------------------------------------------
@@ -20,11 +21,11 @@
     currency          text       ISO 4217 or coin code               one per underlying
     price_unit        text                                           money; coin for inverse options
 
-Purpose: name the columns, their kinds and their limits once, for ingest (which enforces them), features and hosts.
-Data in: a mapping of column name to NumPy array. Data out: nothing, or one `SchemaError` naming every problem.
-Invariants: a quote is identified by `IDENTITY`, no two rows of a table share it, and a table is sorted by it. Sizes,
-volume and open interest are numbers, not integers, because coin venues trade fractions of a contract. Where a nullable
-number is absent it is NaN in NumPy and null in Parquet.
+Purpose: name the columns, their kinds and their limits once, for ingest (which enforces them), features and
+hosts. Data in: a mapping of column name to NumPy array. Data out: nothing, or one `SchemaError` naming every
+problem. Invariants: a quote is identified by `IDENTITY`, no two rows of a table share it, and a table is
+sorted by it. Sizes, volume and open interest are numbers, not integers, because coin venues trade fractions
+of a contract. Where a nullable number is absent it is NaN in NumPy and null in Parquet.
 """
 
 from __future__ import annotations

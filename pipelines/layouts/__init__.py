@@ -1,8 +1,8 @@
 """Vendor layouts, found by name: the module `pipelines.layouts.<name>` exposes `layout(options) -> Layout`.
 
-Purpose: a new vendor is one new file in this folder and no change elsewhere. Data in: a layout's name and its options
-from the configuration. Data out: a checked `Layout`. Invariants: an unknown name, an unknown option and every other
-problem is a `ConfigError`.
+Purpose: a new vendor is one new file in this folder and no change elsewhere. Data in: a layout's name and its
+options from the configuration. Data out: a checked `Layout`. Invariants: an unknown name, an unknown option
+and every other problem is a `ConfigError`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def known() -> list[str]:
 
 
 def load(name: str, options: Mapping[str, Any] | None = None) -> Layout:
-    """The layout of that name, built with `options`; see each layout's module for the options it takes."""
+    """The layout of that name, built with `options`; see each layout's module for those it takes. An option that is
+    None or empty counts as not given."""
     if name not in known():
         close = difflib.get_close_matches(name, known(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -36,7 +37,8 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Layout:
     build = getattr(module, "layout", None)
     if not callable(build):
         raise ConfigError([f"layout {name!r}: {module.__name__} has no function layout(options) -> Layout"])
-    built = build(dict(options or {}))
+    given = {key: value for key, value in (options or {}).items() if value is not None and value != {}}
+    built = build(given)
     if not isinstance(built, Layout):
         raise ConfigError([f"layout {name!r}: layout(options) returned {type(built).__name__}, not a Layout"])
     return built

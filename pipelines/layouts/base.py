@@ -1,20 +1,23 @@
-"""What a vendor's file looks like, declared: which of its columns is which canonical one, and what it doesn't say.
+"""What a vendor's file looks like, declared: which of its columns is which canonical one, and what it doesn't
+say.
 
-Purpose: everything ingest needs to know of a vendor, in one frozen value. Data in: keyword arguments. Data out: a
-`Layout`, or one `ConfigError` naming every problem of it.
-Invariants: every required canonical column has exactly one origin: a vendor column, a constant, or (for `settlement`)
-the root. Nullable ones may have none and are then null.
+Purpose: everything ingest needs to know of a vendor, in one frozen value. Data in: keyword arguments. Data
+out: a `Layout`, or one `ConfigError` naming every problem of it. Invariants: every required canonical column
+has exactly one origin: a vendor column, a constant, or (for `settlement`) the root. Nullable ones may have
+none and are then null.
 
-Times. A value with an offset (or `Z`) is that instant. A value without one is local time in `time_zone`. A value that
-is only a date (a date, or a local midnight) becomes a time of day in `time_zone`: `snapshot_time` for `ts`,
-`am_expiry_time` or `pm_expiry_time` for `expiry`, by the row's settlement. A layout without `snapshot_time` refuses
-dates in `ts` (reason `bad_timestamp`) and takes a midnight for what it is. Formats: "iso" (2019-04-25, 20190425, with
-or without a time after `T` or a space), "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", or a strptime pattern.
+Times. A value with an offset (or `Z`) is that instant. A value without one is local time in `time_zone`. A
+value that is only a date (a date, or a local midnight) becomes a time of day in `time_zone`: `snapshot_time`
+for `ts`, `am_expiry_time` or `pm_expiry_time` for `expiry`, by the row's settlement. A layout without
+`snapshot_time` refuses dates in `ts` (reason `bad_timestamp`) and takes a midnight for what it is. Formats:
+"iso" (2019-04-25, 20190425, with or without a time after `T` or a space), "epoch_s", "epoch_ms", "epoch_us",
+"epoch_ns", or a strptime pattern.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,9 +39,9 @@ Unpivot = Callable[[pl.DataFrame], pl.DataFrame]
 class Layout:
     """One vendor's layout. `columns` maps canonical to vendor names, `constants` canonical names to values.
 
-    `settlement_by_root` gives the settlement of each root; a row with another root is quarantined. `unpivot` turns a
-    batch with several quotes in a row into one with a quote in each, before anything else looks at it; `columns` then
-    names the columns it makes, and `file_columns` those the files must hold.
+    `settlement_by_root` gives the settlement of each root; a row with another root is quarantined. `unpivot`
+    turns a batch with several quotes in a row into one with a quote in each, before anything else looks at
+    it; `columns` then names the columns it makes, and `file_columns` those the files must hold.
     """
 
     name: str
@@ -82,7 +85,9 @@ class Layout:
                     hint = f"did you mean {close[0]!r}?" if close else f"canonical columns: {', '.join(schema.NAMES)}"
                     problems.append(f"{where} has {name!r}, which is no canonical column; {hint}")
         for name in schema.NAMES:
-            origins = [where for where, names in (("columns", self.columns), ("constants", self.constants)) if name in names]
+            origins = [
+                where for where, names in (("columns", self.columns), ("constants", self.constants)) if name in names
+            ]
             if name == "settlement" and self.settlement_by_root:
                 origins.append("settlement_by_root")
             if len(origins) > 1:
@@ -104,8 +109,10 @@ class Layout:
                 continue
             if column.kind == "timestamp":
                 problems.append(f"constants.{name} can't be a constant; map a column")
-            elif column.kind == "number" and (isinstance(value, bool) or not isinstance(value, int | float)):
-                problems.append(f"constants.{name} must be a number, found {value!r}")
+            elif column.kind == "number" and (
+                isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+            ):
+                problems.append(f"constants.{name} must be a finite number, found {value!r}")
             elif column.kind == "text" and (not isinstance(value, str) or not value):
                 problems.append(f"constants.{name} must be text, found {value!r}")
             elif column.allowed and value not in column.allowed:
@@ -116,6 +123,9 @@ class Layout:
             for root, settlement in self.settlement_by_root.items()
             if settlement not in allowed
         ]
+        root = self.constants.get("root")
+        if root is not None and self.settlement_by_root and root not in self.settlement_by_root:
+            problems.append(f"settlement_by_root has no entry for the constant root {root!r}")
         return problems
 
     def _time_problems(self) -> list[str]:

@@ -1,10 +1,10 @@
 """Cboe-style chain snapshots of the S&P 500 index: one row per contract per day, Parquet or CSV.
 
-Purpose: SPX (am-settled) and SPXW (pm-settled) chains whose `quote_date` is a date; the snapshot stood at 15:45 in New
-York unless the option `snapshot_time` says otherwise. European, US dollars, prices in money. Sizes aren't in the file.
-Parquet files of this layout hold 32-bit floats; ingest reads those as the shortest decimal that has their bits, so
-2919.04 comes out as 2919.04 (pipelines/quote_rows.py).
-Invariants: a root other than SPX and SPXW is quarantined (`unknown_root`), never guessed.
+Purpose: SPX (am-settled) and SPXW (pm-settled) chains whose `quote_date` is a date; the snapshot stood at
+15:45 in New York unless the option `snapshot_time` says otherwise. European, US dollars, prices in money.
+Sizes aren't in the file. Parquet files of this layout hold 32-bit floats; ingest reads those as the shortest
+decimal that has their bits, so 2919.04 comes out as 2919.04 (pipelines/quote_rows.py). Invariants: a root
+other than SPX and SPXW is quarantined (`unknown_root`), never guessed.
 """
 
 from __future__ import annotations

@@ -47,11 +47,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SampleMarket]
 @pytest.fixture(scope="module")
 def quotes(small: tuple[Path, SampleMarket]) -> pl.DataFrame:
     local_day = pl.col("quote_time").dt.convert_time_zone("America/New_York").dt.date()
-    return pl.read_parquet(small[0] / "quotes_2015.parquet").with_columns(day=local_day)
+    return pl.read_parquet(small[0] / "quotes/2015.parquet").with_columns(day=local_day)
 
 
 def hashes(directory: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(directory.iterdir())}
+    return {
+        file.relative_to(directory).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(directory.rglob("*.*"))
+    }
 
 
 class TestState:
@@ -157,7 +160,7 @@ class TestCleanQuotes:
 
 class TestFiles:
     def test_names_schema_and_order(self, small: tuple[Path, SampleMarket], quotes: pl.DataFrame) -> None:
-        assert set(hashes(small[0])) == {"README.md", "underlying.csv", "quotes_2015.parquet"}
+        assert set(hashes(small[0])) == {"README.md", "underlying.csv", "quotes/2015.parquet"}
         assert quotes.columns[:-1] == SCHEMA.names
         assert quotes["quote_time"].dtype == pl.Datetime("us", "UTC")
         assert set(quotes["cp"]) == {"C", "P"}
@@ -193,7 +196,7 @@ class TestFiles:
         make_sample_market(tmp_path, first_day=FIRST, last_day=LAST, seed=SEED + 1)
         one, other = hashes(small[0]), hashes(tmp_path)
         assert one["underlying.csv"] == other["underlying.csv"]
-        assert one["quotes_2015.parquet"] != other["quotes_2015.parquet"]
+        assert one["quotes/2015.parquet"] != other["quotes/2015.parquet"]
 
     def test_refuses_a_range_without_sessions(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="no session"):
@@ -261,7 +264,7 @@ def test_full_set(tmp_path: Path) -> None:
     assert in_files < 0.01 * sum(result.quotes_by_year.values())
     per_day = pl.concat(
         pl.read_parquet(file).filter(pl.col("expiration") > pl.col("quote_time").dt.date())
-        for file in sorted(tmp_path.glob("*.parquet"))
+        for file in sorted(tmp_path.glob("quotes/*.parquet"))
     ).group_by("quote_time").agg(expiries=pl.struct("root", "expiration").n_unique())  # fmt: skip
     assert per_day.height == 1257
     assert per_day["expiries"].min() >= 10  # type: ignore[operator]

@@ -1,0 +1,200 @@
+"""Fit a net: Lightning's trainer with our checkpoints, early stopping and resume.
+
+In: a `FeatureStore`, a `Config`. Out: `Fitted`: the net with the weights of its best validation epoch, and the history.
+Epoch 0's weights (the prior) are a candidate too: a net that never improves on them stays the prior.
+
+Invariants: a checkpoint is complete or absent (written aside, synced, renamed); a run killed at any time and started
+again with the same configuration and features goes on from its last whole epoch and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import nn
+
+import models
+from pipelines.config import Config, HardwareConfig
+from pipelines.dataset import FeatureStore, SnapshotBatches, day_weights
+from pipelines.lightning_module import PricingModule
+
+MONITOR = "validation_iv_rmse"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The best net (on the CPU, in evaluation mode), its sizes, and a row per epoch."""
+
+    net: nn.Module
+    sizes: dict[str, Any]
+    history: pl.DataFrame
+    best_epoch: int
+    best_validation: float  # vol points
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs, renames: a reader never meets half a checkpoint."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{os.getpid()}")
+        with aside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+
+
+class _Epochs(Callback):
+    """Sets the draw of each epoch, keeps the history and the best weights; both travel in the checkpoint."""
+
+    def __init__(self, batches: SnapshotBatches) -> None:
+        self.batches = batches
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {"epoch": -1, "value": float("inf"), "weights": None}
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.batches.set_epoch(trainer.current_epoch)
+
+    def consider(self, epoch: int, value: float, net: nn.Module) -> None:
+        """Keep the weights if they are the best so far."""
+        if value < self.best["value"]:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
+            self.best = {"epoch": epoch, "value": value, "weights": weights}
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, PricingModule)
+        if trainer.sanity_checking:
+            return
+        value = float(trainer.callback_metrics[MONITOR])
+        self.consider(trainer.current_epoch + 1, value, module.net)
+        self.history.append({"epoch": trainer.current_epoch + 1, MONITOR: value})
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.history[-1]["train_loss"] = float(trainer.callback_metrics["train_loss"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history, self.best = state_dict["history"], state_dict["best"]
+
+
+def fit(
+    cfg: Config,
+    store: FeatureStore,
+    checkpoints: Path,
+    *,
+    epochs: int | None = None,
+    shuffle_labels: bool = False,
+    loggers: list[Logger] | None = None,
+    show_progress: bool = False,
+) -> Fitted:
+    """Train a net of `cfg.model` on the training dates and choose its epoch on the validation dates.
+
+    `shuffle_labels` permutes the corrections among the training rows of each snapshot: a sanity run that must learn nothing.
+    """
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    if cfg.hardware.threads:
+        torch.set_num_threads(cfg.hardware.threads)
+    sizes = net_sizes(cfg, store)
+    net = models.build(cfg.model.name, sizes)
+    target = store.rows["iv_market"].to_numpy().astype(np.float32)
+    if shuffle_labels:
+        target = _shuffled(store, cfg.seed)
+    weight = day_weights(store, cfg.trainer.day_weight_power)
+    common = {"target": target, "weight": weight, "snapshots_per_batch": cfg.trainer.snapshots_per_batch}
+    training = SnapshotBatches(store, store.places("train"), **common,  # type: ignore[arg-type]
+                               rows_per_snapshot=cfg.trainer.rows_per_snapshot, seed=cfg.seed)  # fmt: skip
+    validation = SnapshotBatches(store, store.places("validation"), **common)  # type: ignore[arg-type]
+    epochs = epochs or cfg.trainer.epochs
+    module = PricingModule(net, cfg.trainer, epochs * -(-len(training) // cfg.trainer.accumulate))
+    record = _Epochs(training)
+    record.consider(0, root_mean_square_error(net, validation), net)
+    keep = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, monitor=None, enable_version_counter=False)
+    trainer = lightning.Trainer(
+        accelerator=cfg.hardware.accelerator, devices=1, max_epochs=epochs, precision=precision(cfg),
+        gradient_clip_val=cfg.trainer.clip_norm, accumulate_grad_batches=cfg.trainer.accumulate,
+        callbacks=[record, EarlyStopping(MONITOR, patience=cfg.trainer.patience), keep],
+        plugins=[AtomicCheckpointIO()], logger=loggers or False, deterministic=True, num_sanity_val_steps=0,
+        enable_progress_bar=show_progress, enable_model_summary=False, log_every_n_steps=1, use_distributed_sampler=False,
+    )  # fmt: skip
+    last = checkpoints / "last.ckpt"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*")
+        resume = str(last) if cfg.trainer.resume and last.exists() else None
+        trainer.fit(module, training, validation, ckpt_path=resume, weights_only=False)  # type: ignore[arg-type]
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    net.load_state_dict(record.best["weights"])
+    history = pl.DataFrame(record.history, schema={"epoch": pl.Int64, MONITOR: pl.Float64, "train_loss": pl.Float64})
+    return Fitted(net.cpu().eval(), sizes, history, record.best["epoch"], record.best["value"])
+
+
+def net_sizes(cfg: Config, store: FeatureStore) -> dict[str, Any]:
+    """Sizes of the net: those of the configuration and those the features decide."""
+    sizes = {name: value for name, value in asdict(cfg.model).items() if name != "name"}
+    return sizes | {"step_features": store.steps.shape[1], "contract_features": store.contracts.shape[1],
+                    "window": store.spec.window}  # fmt: skip
+
+
+def precision(cfg: Config) -> Any:
+    """The precision to train in; `auto` is bf16-mixed on a GPU that has it, else full."""
+    if cfg.trainer.precision != "auto":
+        return cfg.trainer.precision
+    on_gpu = uses_gpu(cfg.hardware)
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def uses_gpu(hardware: HardwareConfig) -> bool:
+    """Whether the loop runs on a GPU."""
+    return hardware.accelerator != "cpu" and torch.cuda.is_available()
+
+
+@torch.no_grad()
+def root_mean_square_error(net: nn.Module, batches: SnapshotBatches) -> float:
+    """IV RMSE over all rows, vol points."""
+    net.eval()
+    squares, rows = 0.0, 0
+    for batch in batches:
+        error = (net(batch.window, batch.contracts, batch.snapshot) - batch.target).double() * 100.0
+        squares, rows = squares + float((error**2).sum()), rows + len(batch.target)
+    net.train()
+    return (squares / max(rows, 1)) ** 0.5
+
+
+@torch.no_grad()
+def predict(net: nn.Module, store: FeatureStore, split: str) -> np.ndarray:
+    """Implied volatility of every row of a split, in the order of `rows` filtered to it; float64 [N]."""
+    out = np.full(len(store.rows), np.nan)
+    for place in store.places(split):
+        span = store.row_range(int(place))
+        contracts = torch.from_numpy(np.array(store.contracts[span]))
+        window = torch.from_numpy(store.window(int(place))).unsqueeze(0)
+        out[span] = net(window, contracts, torch.zeros(len(contracts), dtype=torch.long)).double().numpy()
+    return out[(store.rows["split"] == split).to_numpy()]
+
+
+def _shuffled(store: FeatureStore, seed: int) -> np.ndarray:
+    """Targets whose corrections (IV minus prior) are permuted over all rows of the training and validation dates."""
+    rows = store.rows
+    prior = (rows["last_volatility"] + rows["shift"]).to_numpy()
+    correction = rows["iv_market"].to_numpy() - prior
+    correction -= correction[(rows["split"] == "train").to_numpy()].mean()
+    generator = np.random.default_rng((seed, 1))
+    for split in ("train", "validation"):
+        chosen = np.flatnonzero((rows["split"] == split).to_numpy())
+        correction[chosen] = correction[generator.permutation(chosen)]
+    return (prior + correction).astype(np.float32)

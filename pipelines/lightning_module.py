@@ -1,0 +1,61 @@
+"""The one LightningModule: what a step, a validation and an optimiser are, for every pricing net.
+
+In: `Batch`es. Loss: weighted mean squared error of the implied volatility, in vol points. Logged: `train_loss`,
+`validation_iv_rmse` (vol points, every row of the validation dates alike).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, nn
+
+from pipelines.config import TrainerConfig
+from pipelines.dataset import Batch
+
+VOL_POINT = 0.01
+
+
+class PricingModule(lightning.LightningModule):
+    """Wraps a bare net; `total_steps` is the number of optimiser steps the schedule is laid out for."""
+
+    def __init__(self, net: nn.Module, trainer_config: TrainerConfig, total_steps: int) -> None:
+        super().__init__()
+        self.net, self.settings, self.total_steps = net, trainer_config, total_steps
+        self._squares = torch.zeros((), dtype=torch.float64)
+        self._rows = 0
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        error = (self.net(batch.window, batch.contracts, batch.snapshot) - batch.target) / VOL_POINT
+        loss = (batch.weight * error.float() ** 2).mean()
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._squares, self._rows = torch.zeros((), dtype=torch.float64), 0
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        error = (self.net(batch.window, batch.contracts, batch.snapshot) - batch.target) / VOL_POINT
+        self._squares += (error.double() ** 2).sum().cpu()
+        self._rows += len(batch.target)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("validation_iv_rmse", (self._squares / max(self._rows, 1)).sqrt().float(), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        optimiser = torch.optim.AdamW(
+            self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        """Share of the learning rate: linear warm-up, then half a cosine down to zero."""
+        warmup = max(1, round(self.settings.warmup_share * self.total_steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, (step - warmup) / max(1, self.total_steps - warmup))
+        return 0.5 * (1.0 + math.cos(math.pi * done))

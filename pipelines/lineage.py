@@ -1,0 +1,37 @@
+"""Where a result came from: hashes of files and the state of the working tree.
+
+In: paths. Out: hex digests and a dict of tags. Invariant: a hash depends on contents and order of the files, not on where
+they lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def file_hash(*paths: Path) -> str:
+    """SHA-256 (hex) over the contents of the files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _git(*words: str) -> str | None:
+    result = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def commit_tags() -> dict[str, str]:
+    """`git_commit` and `git_clean`; `unknown` outside a git checkout. Clean: nothing but dvc.lock differs from the commit."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {"git_commit": "unknown", "git_clean": "unknown"}
+    changed = [line[3:] for line in (_git("status", "--porcelain") or "").splitlines()]
+    clean = not [path for path in changed if path != "dvc.lock"]
+    return {"git_commit": commit, "git_clean": str(clean).lower()}

@@ -1,0 +1,259 @@
+"""ONNX Runtime on the CPU, one thread.
+
+Data in: a verified bundle's ONNX files, as bytes; per member `window.onnx` or `step.onnx` (by the bundle's
+semantics) and `head.onnx`. Data out: as in serving/engine.py. Shapes: T window, F step features, K contract
+features, H hidden, L layers, D context.
+    window.onnx  window [1,T,F] -> context [1,D]
+    step.onnx    x [1,F], states..., memory [T-1,H] -> context [1,D], <state>_out..., output [1,H]
+    head.onnx    context [1,D], contracts [N,K] -> iv [N]
+A state is any input with an output of the same shape called `<name>_out` (hidden, cell); memory holds the top
+layer's outputs of the last T-1 steps, oldest first, and takes `output` at its end.
+
+Invariants: sessions are built from bytes that were just verified and may not read any other file; the provider
+that really runs is the CPU; buffers are bound once and reused; names, types and shapes of the ONNX files equal
+the manifest's.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from serving.bundle import Bundle
+from serving.engine import CheckedEngine, Floats, Layout, member_file, require_shape, tensor
+from serving.errors import EngineError
+from serving.manifest import MemberFile, TensorSpec
+
+PROVIDER = "CPUExecutionProvider"
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")  # both install the module `onnxruntime`
+ORT_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
+NO_FOLDER = f"{os.devnull}/bundles-hold-no-external-data"  # tensors outside the verified bytes can't be found
+
+
+def why_unavailable() -> str | None:
+    """Why this engine can't be opened here, or None; ONNX Runtime isn't imported."""
+    found = [name for name in DISTRIBUTIONS if _is_installed(name)]
+    if not found:
+        return "ONNX Runtime isn't installed: pip install 'strikeforge[cpu]'"
+    if len(found) > 1:
+        return f"{' and '.join(found)} are both installed and overwrite each other: uninstall both, then install one"
+    return None
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def open_engine(bundle: Bundle) -> OrtEngine:
+    """Sessions for every member of the bundle."""
+    reason = why_unavailable()
+    if reason is not None:
+        raise EngineError(f"engine 'ort': {reason}")
+    return OrtEngine(bundle)
+
+
+class OrtEngine(CheckedEngine):
+    """All members of a bundle in ONNX Runtime."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        runtime = _Runtime()
+        super().__init__(bundle, "ort", f"onnxruntime {runtime.version} {PROVIDER}, 1 thread")
+        encode = _Stateful if bundle.manifest.semantics == "stateful" else _Window
+        self._encoders: list[_Stateful | _Window] = []
+        self._heads: list[_Head] = []
+        for index, member in enumerate(bundle.manifest.members):
+            role = "step" if encode is _Stateful else "window"
+            file = member_file(member, role, index)
+            self._encoders.append(encode(runtime, file, bundle.read(file.name), self.layout))
+            file = member_file(member, "head", index)
+            self._heads.append(_Head(runtime, file, bundle.read(file.name), self.layout.context_sizes[index]))
+        self._slices = self.layout.context_slices
+        self.reset()
+
+    def reset(self) -> None:
+        for encoder in self._encoders:
+            encoder.reset()
+
+    def _evaluate(self, x: Floats, out: Floats) -> None:
+        for encoder, place in zip(self._encoders, self._slices, strict=True):
+            out[place] = encoder.run(x)
+
+    def _advance(self, x: Floats) -> None:
+        for encoder in self._encoders:
+            encoder.commit(x)
+
+    def _head(self, context: Floats, contracts: Floats, out: Floats) -> None:
+        rows = np.ascontiguousarray(contracts)
+        out.fill(0.0)
+        for head, place in zip(self._heads, self._slices, strict=True):
+            out += head.run(context[place], rows)
+        out /= np.float32(len(self._heads))
+
+
+class _Runtime:
+    """The imported library and one way of making a session with it."""
+
+    def __init__(self) -> None:
+        import onnxruntime
+
+        self.library: Any = onnxruntime
+        self.version = str(onnxruntime.__version__)
+        onnxruntime.set_default_logger_severity(3)
+        state = onnxruntime.capi.onnxruntime_pybind11_state
+        named = [item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)]
+        self.errors: tuple[type[Exception], ...] = (*named, RuntimeError, ValueError)
+
+    def session(self, file: MemberFile, raw: bytes) -> Any:
+        """A session on these bytes, its tensors checked against the manifest."""
+        options = self.library.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.execution_mode = self.library.ExecutionMode.ORT_SEQUENTIAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
+        try:
+            session = self.library.InferenceSession(raw, options, providers=[PROVIDER])
+        except self.errors as error:
+            raise EngineError(f"{file.name}: ONNX Runtime {self.version} refuses the model: {error}") from error
+        running = session.get_providers()
+        if running != [PROVIDER]:
+            raise EngineError(f"{file.name}: {PROVIDER} was asked for, but {running} would run")
+        _check_tensors(file, file.inputs, session.get_inputs(), "input")
+        _check_tensors(file, file.outputs, session.get_outputs(), "output")
+        return session
+
+    def run(self, file: MemberFile, session: Any, binding: Any) -> None:
+        try:
+            session.run_with_iobinding(binding)
+        except self.errors as error:
+            raise EngineError(f"{file.name}: ONNX Runtime {self.version} failed: {error}") from error
+
+    def bind(self, binding: Any, name: str, array: Floats, *, output: bool = False) -> None:
+        """Bind an array whose memory the session uses directly; it must outlive the binding."""
+        value = self.library.OrtValue.ortvalue_from_numpy(array)
+        (binding.bind_ortvalue_output if output else binding.bind_ortvalue_input)(name, value)
+
+
+def _check_tensors(file: MemberFile, specs: tuple[TensorSpec, ...], found: list[Any], side: str) -> None:
+    """Names and types equal; sizes equal, and what is free in the manifest is free in the file."""
+    wanted = {spec.name: spec for spec in specs}
+    there = {node.name: node for node in found}
+    if wanted.keys() != there.keys():
+        raise EngineError(
+            f"{file.name}: the manifest's {side} tensors are {sorted(wanted)}, the file's are {sorted(there)}"
+        )
+    for name, spec in wanted.items():
+        node = there[name]
+        kind = ORT_TYPES.get(node.type, node.type)
+        shape = tuple(size if isinstance(size, int) else None for size in node.shape)
+        same = len(shape) == len(spec.shape) and all(
+            actual == want or (side == "output" and actual is None)  # not inferred; the bound buffer fixes it
+            for actual, want in zip(shape, spec.shape, strict=False)
+        )
+        if kind != spec.dtype or not same:
+            raise EngineError(
+                f"{file.name}: {side} tensor {name!r}: expected {spec.dtype} {spec.shape} by the manifest, "
+                f"found {kind} {shape}"
+            )
+
+
+class _Window:
+    """window.onnx over a preallocated window: rows 0..T-2 are closed steps, the last row is the open one."""
+
+    def __init__(self, runtime: _Runtime, file: MemberFile, raw: bytes, layout: Layout) -> None:
+        self._runtime, self._file = runtime, file
+        self._session = runtime.session(file, raw)
+        (size,) = tensor(file, "context", output=True).shape[1:]
+        self._window = np.zeros((1, layout.window_steps, layout.step_features), np.float32)
+        self._context = np.zeros((1, size or 0), np.float32)
+        self._answer: Floats = self._context[0]
+        self._binding = self._session.io_binding()
+        runtime.bind(self._binding, "window", self._window)
+        runtime.bind(self._binding, "context", self._context, output=True)
+
+    def reset(self) -> None:
+        self._window.fill(0.0)
+
+    def run(self, x: Floats) -> Floats:
+        self._window[0, -1] = x
+        self._runtime.run(self._file, self._session, self._binding)
+        return self._answer
+
+    def commit(self, x: Floats) -> None:
+        steps = self._window[0]
+        if len(steps) > 1:
+            steps[:-2] = steps[1:-1]
+            steps[-2] = x
+
+
+class _Stateful:
+    """step.onnx: state in one set of buffers, what a step would make of it in another."""
+
+    def __init__(self, runtime: _Runtime, file: MemberFile, raw: bytes, layout: Layout) -> None:
+        self._runtime, self._file = runtime, file
+        self._session = runtime.session(file, raw)
+        self._inputs = {spec.name: _zeros(spec) for spec in file.inputs}
+        self._outputs = {spec.name: _zeros(spec) for spec in file.outputs}
+        self._x: Floats = self._inputs["x"][0]
+        self._answer: Floats = self._outputs["context"][0]
+        self._states: list[tuple[Floats, Floats]] = []
+        for spec in file.inputs:
+            if spec.name in ("x", "memory"):
+                continue
+            require_shape(file, tensor(file, f"{spec.name}_out", output=True), *spec.shape)
+            self._states.append((self._inputs[spec.name], self._outputs[f"{spec.name}_out"]))
+        self._memory = self._inputs.get("memory")
+        self._binding = self._session.io_binding()
+        for name, array in self._inputs.items():
+            runtime.bind(self._binding, name, array)
+        for name, array in self._outputs.items():
+            runtime.bind(self._binding, name, array, output=True)
+
+    def reset(self) -> None:
+        for array in self._inputs.values():
+            array.fill(0.0)
+
+    def run(self, x: Floats) -> Floats:
+        self._x[:] = x
+        self._runtime.run(self._file, self._session, self._binding)
+        return self._answer
+
+    def commit(self, x: Floats) -> None:
+        self.run(x)
+        for state, following in self._states:
+            state[:] = following
+        if self._memory is not None and len(self._memory):
+            self._memory[:-1] = self._memory[1:]
+            self._memory[-1] = self._outputs["output"][0]
+
+
+def _zeros(spec: TensorSpec) -> Floats:
+    return np.zeros([size or 0 for size in spec.shape], np.float32)
+
+
+class _Head:
+    """head.onnx; scratch memory grows to the largest chain seen and is rebound when the count changes."""
+
+    def __init__(self, runtime: _Runtime, file: MemberFile, raw: bytes, context_size: int) -> None:
+        self._runtime, self._file = runtime, file
+        self._session = runtime.session(file, raw)
+        self._binding = self._session.io_binding()
+        self._context = np.zeros((1, context_size), np.float32)
+        self._iv = np.zeros(0, np.float32)
+        runtime.bind(self._binding, "context", self._context)
+
+    def run(self, context: Floats, contracts: Floats) -> Floats:
+        self._context[0] = context
+        if len(self._iv) != len(contracts):
+            self._iv = np.zeros(len(contracts), np.float32)
+            self._runtime.bind(self._binding, "iv", self._iv, output=True)
+        self._runtime.bind(self._binding, "contracts", contracts)
+        self._runtime.run(self._file, self._session, self._binding)
+        return self._iv

@@ -1,0 +1,208 @@
+"""The host's recipe: what every contract of a chain is worth now, with Greeks.
+
+Data in: an `Engine`, the bundle's `FeatureSpec`, the chain's past snapshots, the underlying's path and the quotes of
+now (the anchors'). Data out: `PricedChain`, arrays of one length, a row for each contract of the last snapshot (in the
+order of first appearance) and after them for those that only quote now.
+
+The encoder reads one step per snapshot: the path up to it, the surface last seen before it, its anchors. In `window`
+semantics only the last T-1 closed steps count, so only the last T snapshots are looked at; in `stateful` semantics all
+of them are.
+
+Invariants: no contract is dropped, each has a status; nothing at now but the underlying's price and the quotes at the
+anchors' strikes is read; prices respect their bounds because Black-76 makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from serving import black76
+from serving.bundle import Bundle
+from serving.engine import Engine, EngineInfo, Floats
+from serving.errors import BundleError, DataError
+from serving.features import RV_HORIZONS, Contracts, FeatureSpec, Path, contract_table, market_step
+from serving.last_seen import Anchor, LastSeen, find_anchors, last_seen
+from serving.normal import Array
+from serving.surface import DAYS_PER_YEAR, Quotes, Texts, Times, build_surface
+
+OK = "ok"
+OUTSIDE_TRAINING_RANGE = "outside_training_range"  # priced, but the expiry's last smile lay outside the scored range
+EXPIRY_NOT_SEEN = "expiry_not_seen"  # no usable smile of that expiry in the last snapshot
+EXPIRED = "expired"  # the expiry's date is over or is today
+MODEL_REFUSED = "model_refused"  # the net's volatility isn't a positive number
+STATUSES = (OK, OUTSIDE_TRAINING_RANGE, EXPIRY_NOT_SEEN, EXPIRED, MODEL_REFUSED)
+PRICED = (OK, OUTSIDE_TRAINING_RANGE)
+HISTORY_STEPS = max(RV_HORIZONS) + 1  # path prices the longest feature needs
+
+
+@dataclass(frozen=True)
+class PricedChain:
+    """Fair values; arrays of one length, NaN where the status says that there is none.
+
+    `tau` years, `forward`, `price` money; volatilities fractions per square root of a year. `delta` and `gamma` are
+    with respect to the underlying's spot price: the forward moves with it, dF/dS = F/S, so they are Black-76's
+    derivatives in the forward times F/S and (F/S)^2. `vega` money per 1.00 of volatility; `theta` money per year at
+    constant forward.
+    """
+
+    ts: np.datetime64
+    spot: float
+    last_ts: np.datetime64  # of the snapshot that was last seen
+    anchors: tuple[Anchor, ...]
+    notes: tuple[str, ...]  # what a reader of the numbers should know
+    root: Texts
+    expiry: Times
+    strike: Array
+    right: Array  # +1 call, -1 put
+    tau: Array
+    forward: Array
+    discount: Array
+    last_volatility: Array
+    volatility: Array
+    price: Array
+    delta: Array
+    gamma: Array
+    vega: Array
+    theta: Array
+    status: Texts
+
+    def __len__(self) -> int:
+        return len(self.strike)
+
+    def counts(self) -> dict[str, int]:
+        """Number of contracts per status, all statuses."""
+        return {status: int((self.status == status).sum()) for status in STATUSES}
+
+
+def feature_spec(bundle: Bundle) -> FeatureSpec:
+    """The bundle's feature spec, checked to be usable by this code; BundleError otherwise."""
+    try:
+        spec = FeatureSpec.from_json(dict(bundle.manifest.feature_spec))
+    except DataError as error:
+        raise BundleError(f"manifest.json: {error}") from error
+    for name, scaler, width in (
+        ("step_scaler", spec.step_scaler, len(spec.step_features)),
+        ("contract_scaler", spec.contract_scaler, len(spec.contract_features)),
+    ):
+        if not len(scaler.mean) == len(scaler.deviation) == width:
+            raise BundleError(
+                f"manifest.json: feature_spec.{name} has {len(scaler.mean)} means and {len(scaler.deviation)} "
+                f"deviations for {width} features"
+            )
+    return spec
+
+
+def price_chain(engine: Engine, spec: FeatureSpec, chain: Sequence[Quotes], path: Path, now: Quotes) -> PricedChain:
+    """Price every contract; `chain` ascending in time and before `now`. Resets the engine."""
+    info = engine.info()
+    _check_inputs(info, spec, chain, now)
+    path, notes = complete_path(path, chain, now)
+    used = list(chain if info.semantics == "stateful" else chain[-spec.window :])
+    if len(used) < spec.window and info.semantics == "window":
+        notes.append(f"{len(used)} snapshots for a window of {spec.window} steps: the rest is zeros")
+    last = _feed(engine, spec, used, path, skip_first=len(used) == spec.window and info.semantics == "window")
+    anchors = find_anchors(now, last, spec.anchors)
+    if len(anchors) < len(spec.anchors):
+        notes.append(f"{len(anchors)} of {len(spec.anchors)} anchors quote now")
+    context = np.zeros(info.context_size, np.float32)
+    engine.evaluate(spec.step_scaler(market_step(path, last, anchors)), context)
+    contracts = distinct_contracts(used[-1], now)
+    return _price(engine, spec, contracts, context, last, anchors, now, notes)
+
+
+def _check_inputs(info: EngineInfo, spec: FeatureSpec, chain: Sequence[Quotes], now: Quotes) -> None:
+    wanted = (spec.window, len(spec.step_features), len(spec.contract_features))
+    found = (info.window_steps, info.step_features, info.contract_features)
+    if wanted != found:
+        raise BundleError(
+            f"bundle {info.bundle_sha256}: its feature spec has (steps, step features, contract features) {wanted}, "
+            f"its nets take {found}"
+        )
+    if not chain:
+        raise DataError("the chain has no snapshot: at least one before now is needed")
+    times = [quotes.ts for quotes in chain] + [now.ts]
+    for earlier, later in pairwise(times):
+        if later <= earlier:
+            raise DataError(f"snapshots must ascend in time and end before now: {later} follows {earlier}")
+
+
+def complete_path(path: Path, chain: Sequence[Quotes], now: Quotes) -> tuple[Path, list[str]]:
+    """The path with the price of every snapshot and of now, ending at now; and notes on what that took.
+
+    A snapshot's own price wins over the path's at the same time. Prices after now aren't used.
+    """
+    own_ts = np.array([quotes.ts for quotes in (*chain, now)], dtype="datetime64[ns]")
+    own_price = np.array([quotes.spot for quotes in (*chain, now)])
+    path_ts = path.ts.astype("datetime64[ns]")
+    before = (path_ts < now.ts) & ~np.isin(path_ts, own_ts)
+    ts, price = np.r_[path_ts[before], own_ts], np.r_[path.price[before], own_price]
+    order = np.argsort(ts, kind="stable")
+    notes = []
+    later = int((path_ts > now.ts).sum())
+    if later:
+        notes.append(f"{later} prices of the path lie after now and weren't used")
+    if len(ts) < HISTORY_STEPS:
+        notes.append(f"the path has {len(ts)} prices; the longest feature looks back over {HISTORY_STEPS}")
+    return Path(ts[order], price[order]), notes
+
+
+def _feed(engine: Engine, spec: FeatureSpec, used: Sequence[Quotes], path: Path, *, skip_first: bool) -> LastSeen:
+    """Advance the engine over the closed steps; `skip_first`: of the first snapshot only its surface counts."""
+    engine.reset()
+    last: LastSeen | None = None
+    for index, quotes in enumerate(used):
+        if index or not skip_first:
+            anchors = [] if last is None else find_anchors(quotes, last, spec.anchors)
+            engine.advance(spec.step_scaler(market_step(path.until(quotes.ts), last, anchors)))
+        last = last_seen(build_surface(quotes))
+    assert last is not None
+    return last
+
+
+def distinct_contracts(last: Quotes, now: Quotes) -> Contracts:
+    """Each contract of both once, those of the last snapshot first, in order of appearance."""
+    both = [
+        (quotes.root, quotes.expiry.astype("datetime64[ns]"), quotes.strike, quotes.right) for quotes in (last, now)
+    ]
+    root, expiry, strike, right = (np.concatenate(parts) for parts in zip(*both, strict=True))
+    _, root_code = np.unique(root, return_inverse=True)
+    order = np.lexsort((right, strike, expiry, root_code))
+    keys = np.stack([root_code, expiry.astype(np.int64), strike.view(np.int64), right.astype(np.int64)])[:, order]
+    first = np.r_[True, (np.diff(keys, axis=1) != 0).any(axis=0)] if order.size else np.zeros(0, bool)
+    rows = np.sort(order[first])  # lexsort is stable: the first of equals is the earliest row
+    return Contracts(root[rows], expiry[rows], strike[rows], right[rows])
+
+
+def _price(
+    engine: Engine, spec: FeatureSpec, contracts: Contracts, context: Floats, last: LastSeen,
+    anchors: list[Anchor], now: Quotes, notes: list[str],
+) -> PricedChain:  # fmt: skip
+    table = contract_table(contracts, now.ts, now.spot, last, anchors)
+    iv = np.zeros(len(table.rows), np.float32)
+    engine.head(context, spec.contract_scaler(table.features), iv)
+    sound = np.isfinite(iv) & (iv > 0)
+    volatility = np.where(sound, iv.astype(np.float64), np.nan)
+    rows, leverage = table.rows, table.forward / now.spot
+    worth = black76.value(
+        table.forward, contracts.strike[rows], table.tau, volatility, table.discount, contracts.right[rows]
+    )
+    days = (contracts.expiry.astype("datetime64[D]") - now.ts.astype("datetime64[D]")).astype(np.float64)
+    status = np.where(days > 0, EXPIRY_NOT_SEEN, EXPIRED).astype("<U32")
+    status[rows] = np.where(sound, np.where(table.in_range, OK, OUTSIDE_TRAINING_RANGE), MODEL_REFUSED)
+
+    def spread(values: npt.NDArray[np.float64]) -> Array:
+        everywhere = np.full(len(contracts.strike), np.nan)
+        everywhere[rows] = values
+        return everywhere
+
+    return PricedChain(
+        now.ts, now.spot, last.ts, tuple(anchors), tuple(notes), contracts.root, contracts.expiry, contracts.strike,
+        contracts.right, days / DAYS_PER_YEAR, spread(table.forward), spread(table.discount),
+        spread(table.last_volatility), spread(volatility), spread(worth.price), spread(worth.delta * leverage),
+        spread(worth.gamma * leverage**2), spread(worth.vega), spread(worth.theta), status,
+    )  # fmt: skip

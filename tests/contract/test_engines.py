@@ -1,0 +1,422 @@
+"""Every back end keeps the engine's promises, under both semantics; and a bundle small enough to check by hand.
+
+`small_bundle` is a two-layer LSTM with attention over its window, exported as the bundle contract says; its golden
+vectors come from `reference_context`, the same net in NumPy float64.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from serving.bundle import Bundle, write_bundle
+from serving.engine import Engine, golden_parity, open_engine, unavailable_engines
+from serving.engines import ort
+from serving.errors import EngineError
+from serving.features import CONTRACT_FEATURES, STEP_FEATURES, FeatureSpec, Scaler
+from serving.last_seen import AnchorTarget
+from serving.manifest import Member, MemberFile, TensorSpec
+from tests.tiny_bundle import npz_bytes, onnx_bytes
+
+T, F, K, H, L = 5, len(STEP_FEATURES), len(CONTRACT_FEATURES), 4, 2
+D = 2 * H
+SAMPLES, CONTRACTS = 3, 6
+SEMANTICS = ("window", "stateful")
+Weights = dict[str, np.ndarray]
+
+
+def unit_scaler(width: int) -> Scaler:
+    return Scaler((0.0,) * width, (1.0,) * width)
+
+
+SPEC = FeatureSpec(T, (AnchorTarget(14.0), AnchorTarget(45.0), AnchorTarget(120.0)), unit_scaler(F), unit_scaler(K))
+
+
+def weights_of(seed: int) -> Weights:
+    rng = np.random.default_rng(seed)
+    sizes: dict[str, tuple[int, ...]] = {"v": (K, 1), "u": (D, 1)}
+    for layer, width in enumerate([F, *[H] * (L - 1)]):
+        sizes |= {f"w{layer}": (1, 4 * H, width), f"r{layer}": (1, 4 * H, H), f"b{layer}": (1, 8 * H)}
+    return {name: rng.normal(0, 0.4, size).astype(np.float32) for name, size in sizes.items()}
+
+
+def reference_context(weights: Weights, steps: np.ndarray, memory_steps: int) -> np.ndarray:
+    """Context [D] after `steps` from zero state, attending to the last `memory_steps` outputs (ONNX gates: i, o, f, c)."""
+    outputs = steps.astype(np.float64)
+    for layer in range(L):
+        w, r = weights[f"w{layer}"][0].astype(np.float64), weights[f"r{layer}"][0].astype(np.float64)
+        bias = weights[f"b{layer}"][0].astype(np.float64).reshape(2, -1).sum(axis=0)
+        hidden, cell, rows = np.zeros(H), np.zeros(H), []
+        for x in outputs:
+            gates = w @ x + r @ hidden + bias
+            i, o, f = (1 / (1 + np.exp(-gates[at * H : (at + 1) * H])) for at in range(3))
+            cell = f * cell + i * np.tanh(gates[3 * H :])
+            hidden = o * np.tanh(cell)
+            rows.append(hidden)
+        outputs = np.array(rows)
+    seen = outputs[-memory_steps:]
+    score = np.exp(seen @ seen[-1])
+    return np.r_[seen[-1], score / score.sum() @ seen]
+
+
+def reference_head(weights: Weights, context: np.ndarray, contracts: np.ndarray) -> np.ndarray:
+    """Volatility [N]: the prior (column 0), corrected by at most 10 %."""
+    inner = contracts.astype(np.float64) @ weights["v"] + context @ weights["u"]
+    return contracts[:, 0] * (1 + 0.1 * np.tanh(inner[:, 0]))
+
+
+def _pooled() -> list[Any]:
+    """From outputs [T,H] to context [1,D]."""
+    node = helper.make_node
+    return [
+        node("Gather", ["outputs", "newest"], ["last"], axis=0),
+        node("MatMul", ["outputs", "last"], ["score"]),
+        node("Softmax", ["score"], ["share"], axis=0),
+        node("MatMul", ["share", "outputs"], ["pooled"]),
+        node("Concat", ["last", "pooled"], ["flat"], axis=0),
+        node("Unsqueeze", ["flat", "zero"], ["context"]),
+    ]
+
+
+def member_files(index: int, weights: Weights) -> tuple[Member, dict[str, bytes]]:
+    node = helper.make_node
+    zero, one = np.array([0]), np.array([1])
+    recurrent = {name: value for name, value in weights.items() if name[0] in "wrb"}
+    newest = np.array(T - 1)
+    window = [node("Transpose", ["window"], ["in0"], perm=[1, 0, 2])]
+    step = [node("Unsqueeze", ["x", "zero"], ["in0"])]
+    for layer in range(L):
+        gates = [f"in{layer}", f"w{layer}", f"r{layer}", f"b{layer}"]
+        window += [
+            node("LSTM", gates, [f"y{layer}"], hidden_size=H),
+            node("Squeeze", [f"y{layer}", "one"], [f"in{layer + 1}"]),
+        ]
+        step += [
+            node("Gather", ["hidden", f"layer{layer}"], [f"h{layer}"], axis=0),
+            node("Gather", ["cell", f"layer{layer}"], [f"c{layer}"], axis=0),
+            node("LSTM", [*gates, "", f"h{layer}", f"c{layer}"], ["", f"in{layer + 1}", f"d{layer}"], hidden_size=H),
+        ]
+    window += [node("Squeeze", [f"in{L}", "one"], ["outputs"]), *_pooled()]
+    step += [
+        node("Concat", [f"in{layer + 1}" for layer in range(L)], ["hidden_out"], axis=0),
+        node("Concat", [f"d{layer}" for layer in range(L)], ["cell_out"], axis=0),
+        node("Squeeze", [f"in{L}", "zero"], ["output"]),
+        node("Concat", ["memory", "output"], ["outputs"], axis=0),
+        *_pooled(),
+    ]
+    head = [
+        node("MatMul", ["contracts", "v"], ["a"]), node("MatMul", ["context", "u"], ["b"]),
+        node("Add", ["a", "b"], ["inner"]), node("Tanh", ["inner"], ["bent"]), node("Mul", ["bent", "tenth"], ["move"]),
+        node("Add", ["move", "unit"], ["factor"]), node("Gather", ["contracts", "zero"], ["prior"], axis=1),
+        node("Mul", ["prior", "factor"], ["column"]), node("Squeeze", ["column", "one"], ["iv"]),
+    ]  # fmt: skip
+
+    def spec(name: str, *shape: int | None) -> TensorSpec:
+        return TensorSpec(name, shape, "float32")
+
+    state = [spec("hidden", L, 1, H), spec("cell", L, 1, H)]
+    tensors = {
+        "window": ([spec("window", 1, T, F)], [spec("context", 1, D)]),
+        "step": (
+            [spec("x", 1, F), *state, spec("memory", T - 1, H)],
+            [spec("context", 1, D), spec("hidden_out", L, 1, H), spec("cell_out", L, 1, H), spec("output", 1, H)],
+        ),
+        "head": ([spec("context", 1, D), spec("contracts", None, K)], [spec("iv", None)]),
+    }
+    layers = {f"layer{layer}": np.array([layer]) for layer in range(L)}
+    constants: dict[str, dict[str, Any]] = {
+        "window": {**recurrent, "zero": zero, "one": one, "newest": newest},
+        "step": {**recurrent, **layers, "zero": zero, "newest": newest},
+        "head": {"v": weights["v"], "u": weights["u"], "zero": zero, "one": one,
+                 "tenth": np.float32(0.1), "unit": np.float32(1.0)},
+    }  # fmt: skip
+    nodes = {"window": window, "step": step, "head": head}
+    files = {f"member-{index}/{role}.onnx": onnx_bytes(nodes[role], *tensors[role], **constants[role]) for role in nodes}
+    member = Member(
+        {role: MemberFile(f"member-{index}/{role}.onnx", tuple(ins), tuple(outs)) for role, (ins, outs) in tensors.items()}
+    )
+    return member, files
+
+
+def small_bundle(
+    directory: Path, *, semantics: str = "window", members: int = 1, seed: int = 0, spec: FeatureSpec = SPEC,
+    extra: dict[str, bytes] | None = None, change: Callable[[str, bytes], bytes] | None = None, **other: Any,
+) -> Bundle:  # fmt: skip
+    """A bundle of `members` nets; `extra` files are added, `change` may alter a file before it is hashed."""
+    rng = np.random.default_rng(1)
+    window = rng.normal(size=(SAMPLES, T, F)).astype(np.float32)
+    contracts = rng.normal(0.2, 0.02, size=(CONTRACTS, K)).astype(np.float32)
+    golden: dict[str, np.ndarray] = {"window": window, "contracts": contracts}
+    made, files, volatilities = [], {}, []
+    for index in range(members):
+        weights = weights_of(seed + index)
+        member, its_files = member_files(index, weights)
+        made.append(member)
+        files |= its_files
+        context = np.array([reference_context(weights, one, T) for one in window])
+        volatilities.append(reference_head(weights, context[-1], contracts))
+        golden |= {f"context-{index}": context.astype(np.float32), f"iv-{index}": volatilities[-1].astype(np.float32)}
+    golden["iv"] = np.mean(volatilities, axis=0).astype(np.float32)
+    files |= {"golden.npz": npz_bytes(**golden)} | (extra or {})
+    arguments: dict[str, Any] = {
+        "model": "small", "model_config": {"hidden": H, "layers": L}, "members": made,
+        "files": {name: change(name, raw) if change else raw for name, raw in files.items()},
+        "feature_spec": spec.to_json(), "semantics": semantics, "tolerances": {"context": 2e-6, "iv": 2e-6},
+        "data_sha256": "ab" * 32, "config_sha256": "cd" * 32,
+    }  # fmt: skip
+    return write_bundle(directory, **(arguments | other))
+
+
+@pytest.fixture(params=SEMANTICS)
+def semantics(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["ort", "null"])
+def engine(request: pytest.FixtureRequest, semantics: str, tmp_path: Path) -> Engine:
+    return open_engine(small_bundle(tmp_path / "bundle", semantics=semantics, members=2), request.param)
+
+
+def steps_of(count: int, seed: int = 7) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, F)).astype(np.float32)
+
+
+def context_of(engine: Engine, x: np.ndarray) -> np.ndarray:
+    out = np.full(engine.info().context_size, np.nan, np.float32)
+    engine.evaluate(x, out)
+    return out
+
+
+def test_info_states_the_sizes(engine: Engine, semantics: str) -> None:
+    info = engine.info()
+    assert (info.semantics, info.members, info.model) == (semantics, 2, "small")
+    assert (info.window_steps, info.step_features, info.contract_features, info.context_size) == (T, F, K, 2 * D)
+    assert len(info.bundle_sha256) == 64
+
+
+def test_evaluate_commits_nothing(engine: Engine) -> None:
+    steps = steps_of(7)
+    for x in steps[:4]:
+        engine.advance(x)
+    before = context_of(engine, steps[4])
+    for x in steps:
+        context_of(engine, 3 * x)
+    assert np.array_equal(context_of(engine, steps[4]), before)
+    assert np.isfinite(before).all()
+
+
+def test_reset_forgets_everything(engine: Engine) -> None:
+    steps = steps_of(9)
+    fresh = context_of(engine, steps[0])
+    for x in steps:
+        engine.advance(x)
+    engine.reset()
+    assert np.array_equal(context_of(engine, steps[0]), fresh)
+
+
+def test_inputs_are_left_alone(engine: Engine) -> None:
+    x, contracts = steps_of(1)[0], np.full((3, K), 0.2, np.float32)
+    context = context_of(engine, x)
+    kept = x.copy(), context.copy(), contracts.copy()
+    for array in (x, context, contracts):
+        array.flags.writeable = False
+    engine.advance(x)
+    engine.head(context, contracts, np.zeros(3, np.float32))
+    assert all(np.array_equal(array, copy) for array, copy in zip((x, context, contracts), kept, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda e: e.evaluate(np.zeros(F + 1, np.float32), np.zeros(2 * D, np.float32)), "'x'"),
+        (lambda e: e.evaluate(np.zeros(F), np.zeros(2 * D, np.float32)), "'x'"),
+        (lambda e: e.evaluate([0.0] * F, np.zeros(2 * D, np.float32)), "'x'"),
+        (lambda e: e.evaluate(np.zeros(F, np.float32), np.zeros(D, np.float32)), "'context'"),
+        (lambda e: e.evaluate(np.zeros(F, np.float32), np.broadcast_to(np.float32(0), 2 * D)), "'context'"),
+        (lambda e: e.advance(np.zeros((1, F), np.float32)), "'x'"),
+        (lambda e: e.head(np.zeros(D, np.float32), np.zeros((2, K), np.float32), np.zeros(2, np.float32)), "'context'"),
+        (lambda e: e.head(np.zeros(2 * D, np.float32), np.zeros((2, K - 1), np.float32), np.zeros(2, np.float32)),
+         "'contracts'"),
+        (lambda e: e.head(np.zeros(2 * D, np.float32), np.zeros((2, K), np.float32), np.zeros(3, np.float32)), "'iv'"),
+    ],
+)  # fmt: skip
+def test_wrong_arrays_are_refused_by_name(engine: Engine, call: Callable[[Any], None], name: str) -> None:
+    with pytest.raises(EngineError, match=rf"tensor {name}: expected .*, found "):
+        call(engine)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 2, 700])
+def test_head_takes_any_number_of_contracts(engine: Engine, count: int) -> None:
+    out = np.full(count, np.nan, np.float32)
+    engine.head(np.zeros(2 * D, np.float32), np.full((count, K), 0.2, np.float32), out)
+    assert np.isfinite(out).all()
+
+
+def test_semantics_other_than_the_bundles_are_refused(tmp_path: Path, semantics: str) -> None:
+    bundle = small_bundle(tmp_path / "bundle", semantics=semantics)
+    other = next(name for name in SEMANTICS if name != semantics)
+    with pytest.raises(EngineError, match="gated with"):
+        open_engine(bundle, "null", semantics=other)
+    assert open_engine(bundle, "null", semantics=semantics).info().semantics == semantics
+
+
+def test_unknown_back_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="'abacus'; there are ort, null"):
+        open_engine(small_bundle(tmp_path / "bundle"), "abacus")
+
+
+# What ONNX Runtime computes.
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_parity_with_the_reference_on_random_sequences(
+    tmp_path: Path, semantics: str, members: int, seed: int
+) -> None:
+    """evaluate after any number of advances: the zero-padded last T steps, or the state carried over all of them."""
+    engine = open_engine(small_bundle(tmp_path / "bundle", semantics=semantics, members=members))
+    weights = [weights_of(index) for index in range(members)]
+    steps = steps_of(3 * T, seed)
+    contracts = np.random.default_rng(seed).normal(0.3, 0.05, (50, K)).astype(np.float32)
+    iv = np.zeros(50, np.float32)
+    for count in range(1, len(steps) + 1):
+        context = context_of(engine, steps[count - 1])
+        if semantics == "window":
+            padded = np.concatenate([np.zeros((T, F)), steps[:count]])[-T:]
+            expected = [reference_context(one, padded, T) for one in weights]
+        elif count < T:  # the attention still sees zeros of steps that never were
+            engine.advance(steps[count - 1])
+            continue
+        else:
+            expected = [reference_context(one, steps[:count], T) for one in weights]
+        assert np.abs(context - np.concatenate(expected)).max() < 2e-6
+        engine.head(context, contracts, iv)
+        heads = [reference_head(one, part, contracts) for one, part in zip(weights, expected, strict=True)]
+        assert np.abs(iv - np.mean(heads, axis=0)).max() < 2e-6
+        engine.advance(steps[count - 1])
+
+
+def test_both_semantics_agree_after_one_window(tmp_path: Path) -> None:
+    steps = steps_of(T)
+    contexts = []
+    for name in SEMANTICS:
+        engine = open_engine(small_bundle(tmp_path / name, semantics=name))
+        for x in steps[:-1]:
+            engine.advance(x)
+        contexts.append(context_of(engine, steps[-1]))
+    assert np.abs(contexts[0] - contexts[1]).max() < 1e-6
+
+
+def test_golden_vectors_are_recomputed(tmp_path: Path, semantics: str) -> None:
+    good = small_bundle(tmp_path / "good", semantics=semantics, members=2)
+    parities = golden_parity(good, open_engine(good))
+    assert [one.name for one in parities] == ["context", "iv"]
+    assert all(one.holds and one.max_abs_difference < 2e-6 for one in parities)
+    null = golden_parity(good, open_engine(good, "null"))
+    assert not any(one.holds for one in null)
+
+
+# What is refused when an engine is opened.
+
+
+def _rebuilt(name: str, edit: Callable[[onnx.ModelProto], None]) -> Callable[[str, bytes], bytes]:
+    def change(file: str, raw: bytes) -> bytes:
+        if file != name:
+            return raw
+        model = onnx.load_model_from_string(raw)
+        edit(model)
+        return bytes(model.SerializeToString())
+
+    return change
+
+
+def test_frozen_contract_axis_is_refused(tmp_path: Path) -> None:
+    def freeze(model: onnx.ModelProto) -> None:
+        model.graph.input[1].type.tensor_type.shape.dim[0].dim_value = 6
+        model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 6
+
+    bundle = small_bundle(tmp_path / "bundle", change=_rebuilt("member-0/head.onnx", freeze))
+    with pytest.raises(EngineError, match=r"member-0/head.onnx: input tensor 'contracts': expected .*None.* found .*6"):
+        open_engine(bundle)
+
+
+def test_renamed_tensor_is_refused(tmp_path: Path) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        model.graph.output[0].name = "answer"
+        model.graph.node[-1].output[0] = "answer"
+
+    bundle = small_bundle(tmp_path / "bundle", change=_rebuilt("member-0/window.onnx", rename))
+    with pytest.raises(EngineError, match=r"window.onnx: .*'context'.*'answer'"):
+        open_engine(bundle)
+
+
+def test_unreadable_model_is_refused(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle", change=lambda name, raw: b"junk" if name.endswith("w.onnx") else raw)
+    with pytest.raises(EngineError, match=r"member-0/window.onnx: ONNX Runtime .* refuses the model"):
+        open_engine(bundle)
+
+
+def test_tensors_outside_the_verified_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would read external data from the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def externalise(model: onnx.ModelProto) -> None:
+        v = next(one for one in model.graph.initializer if one.name == "v")
+        Path("v.bin").write_bytes(numpy_helper.to_array(v).tobytes())
+        v.ClearField("raw_data")
+        v.data_location = onnx.TensorProto.EXTERNAL
+        v.external_data.add(key="location", value="v.bin")
+
+    bundle = small_bundle(tmp_path / "bundle", change=_rebuilt("member-0/head.onnx", externalise))
+    with pytest.raises(EngineError, match="member-0/head.onnx"):
+        open_engine(bundle)
+
+
+def test_member_without_its_role_is_refused(tmp_path: Path) -> None:
+    member, _ = member_files(0, weights_of(0))
+    heads = {role: file for role, file in member.files.items() if role != "step"}
+    bundle = small_bundle(tmp_path / "bundle", members=1)
+    bundle = write_bundle(
+        tmp_path / "other", model="small", model_config={}, members=[Member(heads)],
+        files={name: bundle.read(name) for name in bundle.manifest.files}, feature_spec=SPEC.to_json(),
+        semantics="stateful", tolerances={}, data_sha256="ab" * 32, config_sha256="cd" * 32,
+    )  # fmt: skip
+    with pytest.raises(EngineError, match="member 0 of the bundle has no 'step' file; it has head, window"):
+        open_engine(bundle)
+
+
+def _installed(*names: str) -> Callable[[str], str]:
+    def version(name: str) -> str:
+        if name not in names:
+            raise metadata.PackageNotFoundError(name)
+        return "1"
+
+    return version
+
+
+def test_two_onnx_runtimes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort.metadata, "version", _installed("onnxruntime", "onnxruntime-gpu"))
+    with pytest.raises(EngineError, match="onnxruntime and onnxruntime-gpu are both installed"):
+        open_engine(small_bundle(tmp_path / "bundle"))
+
+
+def test_missing_onnx_runtime_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort.metadata, "version", _installed())
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        assert name != "onnxruntime", "must not be imported"
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(EngineError, match=r"strikeforge\[cpu\]"):
+        open_engine(small_bundle(tmp_path / "bundle"))
+    assert unavailable_engines()["null"] is None

@@ -1,0 +1,535 @@
+"""Promotion and rollback: gates decide, one promoter wins, and `kill -9` between any two writes loses nothing."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.gates import Gate, GateContext, GateOutcome, accuracy, parity
+from pipelines.promote import Promotion, promote, report_key
+from pipelines.reconcile import alias_aims, reconcile
+from pipelines.registry import Registry, RegistryError
+from pipelines.rollback import Rollback, rollback
+from serving.blobstore import FolderStore
+from serving.bundle import bundle_key, fetch_bundle
+from serving.canonical import canonical_json, sha256_hex
+from serving.errors import BundleError, GateError, LedgerError
+from serving.ledger import Ledger, LedgerRaceError, State
+from tests.tiny_bundle import npz_bytes, onnx_bytes, tiny_bundle
+from tests.tiny_registry import Desk, metrics, tracking_uri
+
+PROCESSES = 8
+ACCURACY: Gate = functools.partial(accuracy, baseline="sticky_strike", ratio=0.9, champion_tolerance=0.02)
+GATES: tuple[Gate, ...] = (ACCURACY, parity)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def promoted(desk: Desk, version: int, gates: tuple[Gate, ...] = GATES, **other: Any) -> Promotion:
+    arguments: dict[str, Any] = {"store": desk.store, "registry": desk.registry, "by": "ci", **other}
+    return promote(model="tiny", version=version, gates=gates, **arguments)
+
+
+def rolled_back(desk: Desk, to: int | None = None, reason: str = "bad fills", **other: Any) -> Rollback:
+    arguments: dict[str, Any] = {"store": desk.store, "registry": desk.registry, "by": "trader", **other}
+    return rollback(model="tiny", to=to, reason=reason, **arguments)
+
+
+def kinds(desk: Desk) -> list[str]:
+    return [f"{event.kind} {event.version}" for event in Ledger(desk.store, "tiny").events()]
+
+
+def context_of(desk: Desk, details: dict[str, Any], champion: dict[str, Any] | None = None) -> GateContext:
+    return GateContext("tiny", 2, "0" * 64, details, 1 if champion else None, champion, desk.store, desk.folder)
+
+
+# Gates.
+
+
+@pytest.mark.parametrize(
+    ("own", "champion", "passed", "says"),
+    [
+        (metrics(0.017), None, True, "no champion to compare"),
+        (metrics(0.018), None, True, "0.9 x sticky_strike"),
+        (metrics(0.0181), None, False, r"0.0181 > 0.018 \(0.9 x sticky_strike"),
+        (metrics(0.0102), metrics(0.01), True, "champion's 0.01"),
+        (metrics(0.0103), metrics(0.01), False, r"0.0103 > 0.0102 \(champion's 0.01"),
+        (metrics(0.017), metrics(0.01, test_set="older"), True, "not compared: test set older, here 2026-q3"),
+        (metrics(0.017), {"test": {}}, True, "not compared"),
+        (metrics(float("inf")), None, False, "no usable metrics.test.model.iv_rmse"),
+        (metrics(0.01, baseline=float("nan")), None, False, "no usable metrics.test.sticky_strike.iv_rmse"),
+        ({}, None, False, "no usable"),
+        ({"test": {"model": {"iv_rmse": True}}}, None, False, "no usable"),
+        ({"test": []}, None, False, "no usable"),
+    ],
+)
+def test_accuracy(desk: Desk, own: dict[str, Any], champion: dict[str, Any] | None, passed: bool, says: str) -> None:
+    context = context_of(desk, {"metrics": own}, {"metrics": champion} if champion else None)
+    outcome = ACCURACY(context)
+    assert outcome.passed == passed
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(outcome.message)
+
+
+def parity_of(desk: Desk, seed: int = 0, **bundle: Any) -> GateOutcome:
+    registered = desk.register(seed, bundle=bundle)
+    context = GateContext(
+        "tiny", registered.version, registered.bundle_sha256, {}, None, None, desk.store, desk.folder / "work"
+    )
+    return parity(context)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_parity_of_a_faithful_export(desk: Desk, members: int) -> None:
+    outcome = parity_of(desk, members=members)
+    assert outcome.passed, outcome.message
+    assert outcome.value is not None
+    assert outcome.value < 1e-6
+    assert outcome.threshold == 1e-5
+
+
+def golden_of(desk: Desk, name: str) -> Any:
+    return tiny_bundle(desk.folder / "plain", members=2).arrays("golden.npz")[name].copy()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("iv", r"iv \(end to end\)"),
+        ("iv-1", r"iv-1 \(head\)"),
+        ("context-1", r"context-1 \(step\).*context-1 \(window\)"),
+    ],
+)
+def test_parity_names_what_differs(desk: Desk, name: str, says: str) -> None:
+    wrong = golden_of(desk, name)
+    wrong.reshape(-1)[-1] += 2e-5
+    outcome = parity_of(desk, members=2, change={name: wrong})
+    assert not outcome.passed
+    assert outcome.value == pytest.approx(2e-5, rel=0.1)
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(outcome.message)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "says"),
+    [
+        ({"tolerances": {}}, "no tolerance 'iv'"),
+        ({"tolerances": {"iv": 0.0}}, "allowed 0"),
+        ({"extra_files": {"member-0/head.onnx": b"rubbish"}}, "member-0/head.onnx: ONNX Runtime refuses it"),
+        ({"extra_files": {"member-0/head.onnx": onnx_bytes([], [], [])}}, "inputs are .*, the manifest says"),
+    ],
+)
+def test_parity_fails_with_the_reason(desk: Desk, bundle: dict[str, Any], says: str) -> None:
+    outcome = parity_of(desk, **bundle)
+    assert not outcome.passed
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(outcome.message)
+
+
+# Promotion.
+
+
+def test_a_promotion_leaves_its_whole_trail(desk: Desk) -> None:
+    registered = desk.register(1)
+    done = promoted(desk, 1, reason="first")
+    assert (done.changed, done.release_number, done.bundle_sha256) == (True, 1, registered.bundle_sha256)
+    assert kinds(desk) == ["registered 1", "gated 1", "promoted 1"]
+    assert desk.aliases() == {"champion": 1}
+    assert done.report_sha256 is not None
+    report = desk.store.get(report_key(done.report_sha256))
+    assert sha256_hex(report) == done.report_sha256
+    value = json.loads(report)
+    assert canonical_json(value) == report
+    assert (value["bundle"], value["passed"], value["champion"]) == (registered.bundle_sha256, True, None)
+    assert [outcome["name"] for outcome in value["outcomes"]] == ["integrity", "accuracy", "parity"]
+    events = Ledger(desk.store, "tiny").events()
+    assert events[1].details == {"passed": True, "report": done.report_sha256}
+    assert events[2].details == {"gate_report": done.report_sha256}
+    assert events[2].reason == "first"
+
+
+def test_failing_gates_are_all_named_and_nothing_changes(desk: Desk) -> None:
+    desk.register(1)
+    promoted(desk, 1)
+    champion = desk.state().champion
+    wrong = {"change": {"iv": np.full(5, 0.5, np.float32)}}
+    version = desk.register(2, iv_rmse=0.5, bundle=wrong).version
+    with pytest.raises(GateError) as caught:
+        promoted(desk, version)
+    assert "- accuracy: " in str(caught.value)
+    assert "- parity: " in str(caught.value)
+    assert "integrity" not in str(caught.value)
+    assert desk.state().champion == champion
+    assert desk.aliases() == {"champion": 1}
+    assert kinds(desk)[-1] == "gated 2"
+    gated = desk.state().versions[2].gated
+    assert gated is not None
+    report = json.loads(desk.store.get(report_key(gated.details["report"])))
+    assert [outcome["passed"] for outcome in report["outcomes"]] == [True, False, False]
+    assert report["champion"]["version"] == 1
+    before = kinds(desk)
+    with pytest.raises(GateError):
+        promoted(desk, version)
+    assert kinds(desk) == before  # the same verdict isn't written twice
+
+
+def test_a_tampered_bundle_is_not_promoted(desk: Desk) -> None:
+    registered = desk.register(1)
+    key = bundle_key(registered.bundle_sha256, "member-0/head.onnx")
+    desk.store.put(key, desk.store.get(key)[:-1] + b"!")
+    with pytest.raises(GateError, match=r"integrity: member-0/head.onnx: sha256 is"):
+        promoted(desk, 1, gates=())
+    assert desk.state().champion is None
+
+
+def test_a_dry_run_writes_nothing(desk: Desk) -> None:
+    desk.register(1)
+    desk.register(2, iv_rmse=0.5)
+    before = desk.store.list()
+    done = promoted(desk, 1, dry_run=True)
+    assert not done.changed
+    assert all(outcome.passed for outcome in done.outcomes)
+    with pytest.raises(GateError):
+        promoted(desk, 2, dry_run=True)
+    assert (desk.store.list(), desk.aliases()) == (before, {})
+
+
+def test_promoting_the_champion_again_says_so(desk: Desk) -> None:
+    desk.register(1)
+    promoted(desk, 1)
+    desk.registry.delete_alias("tiny", "champion")
+    before = kinds(desk)
+    done = promoted(desk, 1)
+    assert not done.changed
+    assert "is the champion already, release 1" in done.message
+    assert kinds(desk) == before
+    assert desk.aliases() == {"champion": 1}
+
+
+def test_unknown_and_retired_versions_are_refused(desk: Desk) -> None:
+    registered = desk.register(1)
+    with pytest.raises(LedgerError, match="version 7 isn't registered; there are: 1"):
+        promoted(desk, 7)
+    ledger = Ledger(desk.store, "tiny")
+    ledger.append(ledger.state(), "retired", version=1, bundle=registered.bundle_sha256, by="me")
+    with pytest.raises(LedgerError, match="version 1 is retired"):
+        promoted(desk, 1)
+
+
+def test_a_gated_version_is_challenger_until_promoted(desk: Desk) -> None:
+    for seed in (1, 2):
+        desk.register(seed)
+    promoted(desk, 1)
+    registered = desk.state().versions[2]
+    ledger = Ledger(desk.store, "tiny")
+    verdict = {"passed": True, "report": "0" * 64}
+    ledger.append(ledger.state(), "gated", version=2, bundle=registered.bundle, by="ci", details=verdict)
+    assert reconcile("tiny", desk.store, desk.registry).changed == ("challenger: none -> 2",)
+    assert desk.aliases() == {"champion": 1, "challenger": 2}
+    promoted(desk, 2)
+    assert desk.aliases() == {"champion": 2}
+
+
+# Rollback.
+
+
+def champions(desk: Desk, count: int) -> None:
+    for seed in range(1, count + 1):
+        desk.register(seed)
+        promoted(desk, seed, gates=())
+
+
+def test_rollbacks_walk_down_and_then_stop(desk: Desk) -> None:
+    champions(desk, 3)
+    assert rolled_back(desk).version == 2
+    done = rolled_back(desk)
+    assert (done.version, done.release_number, done.changed) == (1, 5, True)
+    assert desk.aliases() == {"champion": 1}
+    with pytest.raises(LedgerError, match="no champion to go back to"):
+        rolled_back(desk)
+    assert rolled_back(desk, to=3, reason="it was the feed").release_number == 6
+    last = Ledger(desk.store, "tiny").events()[-1]
+    assert (last.kind, last.reason, last.by, last.details) == (
+        "rolled_back",
+        "it was the feed",
+        "trader",
+        {"from": 1},
+    )
+
+
+def test_rollbacks_that_are_refused(desk: Desk) -> None:
+    with pytest.raises(LedgerError, match="no champion yet"):
+        rolled_back(desk)
+    champions(desk, 2)
+    desk.register(3)
+    before = kinds(desk)
+    with pytest.raises(LedgerError, match="needs a reason"):
+        rolled_back(desk, reason=" ")
+    with pytest.raises(LedgerError, match="has never been champion"):
+        rolled_back(desk, to=3)
+    with pytest.raises(LedgerError, match="version 9 isn't registered"):
+        rolled_back(desk, to=9)
+    desk.store.delete(bundle_key(desk.state().versions[1].bundle, "golden.npz"))
+    with pytest.raises(BundleError, match="golden.npz: "):
+        rolled_back(desk)
+    assert kinds(desk) == before
+
+
+def test_a_rollback_to_the_champion_and_a_dry_one_change_nothing(desk: Desk) -> None:
+    champions(desk, 2)
+    before = kinds(desk)
+    assert not rolled_back(desk, to=2).changed
+    done = rolled_back(desk, dry_run=True)
+    assert (done.version, done.changed) == (1, False)
+    assert kinds(desk) == before
+    assert desk.aliases() == {"champion": 2}
+
+
+def test_mlflow_away_after_the_event_is_mended_by_reconcile(desk: Desk) -> None:
+    champions(desk, 2)
+
+    class Away(Registry):
+        def set_alias(self, model: str, alias: str, version: int) -> None:
+            raise RegistryError("MLflow is away")
+
+    away = Away(desk.registry.client, desk.registry.artifact_root)
+    with pytest.raises(RegistryError):
+        rolled_back(desk, registry=away)
+    assert desk.state().resolve("champion").version == 1
+    assert desk.aliases() == {"champion": 2}
+    again = rolled_back(desk)  # the same call completes it instead of rolling back twice
+    assert (again.version, again.changed) == (1, False)
+    assert desk.aliases() == {"champion": 1}
+
+
+# Races, with processes that have all seen the same state before any of them writes.
+
+
+def waiting(barrier: Barrier, context: GateContext) -> GateOutcome:
+    barrier.wait()
+    return GateOutcome("waiting", True, None, None, "together")
+
+
+def promote_at_once(folder: Path, barrier: Barrier, version: int) -> None:
+    desk = Desk(folder)
+    try:
+        promoted(desk, version, gates=(functools.partial(waiting, barrier),), by=f"promoter {version}")
+        outcome = "won"
+    except LedgerRaceError as error:
+        outcome = error.winner.by
+    desk.store.put(f"results/{version}", outcome.encode())
+
+
+def test_of_eight_promoters_one_wins(desk: Desk) -> None:
+    for version in range(1, PROCESSES + 1):
+        desk.register(version)
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(PROCESSES)
+    workers = [
+        context.Process(target=promote_at_once, args=(desk.folder, barrier, version))
+        for version in range(1, PROCESSES + 1)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    outcomes = {version: desk.store.get(f"results/{version}").decode() for version in range(1, PROCESSES + 1)}
+    winners = [version for version, outcome in outcomes.items() if outcome == "won"]
+    assert len(winners) == 1
+    assert set(outcomes.values()) == {"won", f"promoter {winners[0]}"}
+    assert kinds(desk)[PROCESSES:] == [f"gated {winners[0]}", f"promoted {winners[0]}"]
+    assert desk.aliases() == {"champion": winners[0]}
+
+
+# Kill -9 between any two writes, to the store or to MLflow, in a real process.
+
+WRITES = ("put", "put_if_absent", "put_if_match", "upload", "delete")
+READS = ("get_", "search_")
+
+
+class Counter:
+    """Kills this process right after the n-th write."""
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+
+    def counted(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            result = act(*args, **kwargs)
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return wrapper
+
+
+class Fatal:
+    """Anything whose writes are counted."""
+
+    def __init__(self, inner: Any, counter: Counter, is_write: Callable[[str], bool]) -> None:
+        self._inner, self._counter, self._is_write = inner, counter, is_write
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        return self._counter.counted(found) if callable(found) and self._is_write(name) else found
+
+
+def fatal_desk(folder: Path, limit: int) -> Desk:
+    counter = Counter(limit)
+    desk = Desk(folder)
+    client: Any = Fatal(desk.registry.client, counter, lambda name: not name.startswith(READS))
+    store: Any = Fatal(FolderStore(folder / "store"), counter, WRITES.__contains__)
+    return Desk(folder, store, Registry(client, desk.registry.artifact_root))
+
+
+def story_register(desk: Desk) -> None:
+    desk.register(2)
+
+
+def story_promote(desk: Desk) -> None:
+    promoted(desk, 2)
+
+
+def story_rollback(desk: Desk) -> None:
+    rolled_back(desk)
+
+
+def prepare_register(desk: Desk) -> None:
+    tiny_bundle(desk.folder / "bundle-2", seed=2)
+
+
+def prepare_promote(desk: Desk) -> None:
+    desk.register(1)
+    promoted(desk, 1, gates=())
+    desk.register(2)
+
+
+def prepare_rollback(desk: Desk) -> None:
+    champions(desk, 3)
+
+
+def end_state(desk: Desk) -> Any:
+    """All that matters and doesn't depend on the time of day."""
+    state = desk.state()
+    events = [
+        (event.seq, event.kind, event.version, event.bundle, event.by, {**event.details, "run_id": None})
+        for event in Ledger(desk.store, "tiny").events()
+    ]
+    client = desk.registry.client
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    runs = sorted((run.data.tags["mlflow.runName"], run.info.status) for run in client.search_runs(experiments))
+    return events, state.releases, desk.store.list(), desk.registry.versions("tiny"), desk.aliases(), runs
+
+
+def check_consistent(desk: Desk, before: State) -> None:
+    """What anybody may see in between: a sound ledger, complete bundles, a champion from before or after."""
+    state = desk.state()
+    for version in state.versions.values():
+        fetch_bundle(desk.store, version.bundle, desk.folder / "seen")
+        if version.gated is not None:
+            desk.store.get(report_key(version.gated.details["report"]))
+    assert state.releases[: len(before.releases)] == before.releases
+    assert len(state.releases) <= len(before.releases) + 1
+    for alias, version_number in desk.aliases().items():
+        allowed = {alias_aims(before)[alias], alias_aims(state)[alias]}
+        assert version_number in allowed, (alias, version_number, allowed)
+
+
+def killed_after_each_write(story: Callable[[Desk], None], template: Path) -> Iterator[Path]:
+    """Copies of the template, in each of which a process was killed one write later than in the one before."""
+    for limit in range(1, 60):
+        folder = template.with_name(f"killed-{limit}")
+        shutil.copytree(template, folder)
+        rebase_artifacts(folder, template)
+        process = multiprocessing.get_context("fork").Process(
+            target=lambda f, n: story(fatal_desk(f, n)), args=(folder, limit)
+        )
+        process.start()
+        process.join(60)
+        if process.exitcode == 0:
+            assert limit > 2
+            return
+        assert process.exitcode == -signal.SIGKILL
+        yield folder
+    pytest.fail("never got to the end")
+
+
+def rebase_artifacts(folder: Path, template: Path) -> None:
+    """MLflow keeps absolute artifact folders; make those of a copy its own."""
+    import sqlite3
+
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        for table, column in (
+            ("experiments", "artifact_location"),
+            ("runs", "artifact_uri"),
+            ("model_versions", "source"),
+        ):
+            database.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (template.as_uri(), folder.as_uri())
+            )
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "story"),
+    [
+        (prepare_register, story_register),
+        (prepare_promote, story_promote),
+        (prepare_rollback, story_rollback),
+    ],
+    ids=["register", "promote", "rollback"],
+)
+def test_killed_anywhere_and_run_again(
+    tmp_path: Path, prepare: Callable[[Desk], None], story: Callable[[Desk], None]
+) -> None:
+    template = tmp_path / "template"
+    tracking_uri(template)
+    prepare(Desk(template))
+    before = Desk(template).state()
+    whole = tmp_path / "whole"
+    shutil.copytree(template, whole)
+    rebase_artifacts(whole, template)
+    story(Desk(whole))
+    wanted = end_state(Desk(whole))
+    for folder in killed_after_each_write(story, template):
+        desk = Desk(folder)
+        check_consistent(desk, before)
+        last_write_done = end_state(desk) == wanted
+        if story is not story_rollback or not last_write_done:  # a finished rollback, run again, is another one
+            story(desk)
+        assert end_state(desk) == wanted
+        check_consistent(desk, before)
+
+
+def test_a_crash_before_the_aliases_is_mended_by_reconcile(desk: Desk) -> None:
+    """Also by whoever comes next, not only by the same call."""
+    champions(desk, 1)
+    desk.register(2)
+    process = multiprocessing.get_context("fork").Process(target=lambda: story_promote(fatal_desk(desk.folder, 3)))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert (desk.state().resolve("champion").version, desk.aliases()) == (2, {"champion": 1})
+    done = reconcile("tiny", desk.store, desk.registry)
+    assert (done.champion, done.changed) == (2, ("champion: 1 -> 2",))
+    assert desk.aliases() == {"champion": 2}
+
+
+def test_npz_helper_makes_plain_npz() -> None:
+    assert npz_bytes(a=np.zeros(1)).startswith(b"PK")
