@@ -56,7 +56,9 @@ class FeatureStore:
                 pl.read_parquet(folder / "snapshots.parquet"),
             )
         except FileNotFoundError as error:
-            raise DataError(f"{error.filename} isn't there: run python -m pipelines.features with the same out=") from error
+            raise DataError(
+                f"{error.filename} isn't there: run python -m pipelines.features with the same out="
+            ) from error
 
     def places(self, split: str) -> npt.NDArray[np.intp]:
         """Places (in `snapshots`) of a split's snapshots, in order of time."""

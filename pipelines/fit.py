@@ -133,7 +133,9 @@ def fit(
     )  # fmt: skip
     last = checkpoints / "last.ckpt"
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*")
+        warnings.filterwarnings(
+            "ignore", message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*"
+        )
         resume = str(last) if cfg.trainer.resume and last.exists() else None
         trainer.fit(module, training, validation, ckpt_path=resume, weights_only=False)  # type: ignore[arg-type]
     if trainer.interrupted:

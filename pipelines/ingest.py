@@ -208,7 +208,9 @@ class _Run:
                 times = settled.columns["ts"]
                 if not len(times):
                     continue
-                writer.write_table(quote_table.to_arrow(settled.columns, self.texts), row_group_size=len(times))
+                for start in range(0, len(times), quote_table.SLICE_ROWS):
+                    part = quote_table.to_arrow(settled.columns, self.texts, start, start + quote_table.SLICE_ROWS)
+                    writer.write_table(part, row_group_size=quote_table.SLICE_ROWS)
                 kept += len(times)
                 snapshots += quote_table.snapshot_count(settled.columns)
                 first, last = min(first, int(times[0])), max(last, int(times[-1]))

@@ -128,9 +128,15 @@ def _step_contexts(net: OnnxFile, window: NDArray[Any]) -> NDArray[Any]:
         values = {state.name: np.zeros([size or 1 for size in state.shape], state.dtype) for state in states}
         for step in sample:
             outputs = net.run({**values, spec.name: step.reshape([size or 1 for size in spec.shape])})
-            values = {state.name: outputs[name] for state, name in zip(states, next_states, strict=True)}
+            pairs = zip(states, next_states, strict=True)
+            values = {state.name: _carried(values[state.name], outputs[name]) for state, name in pairs}
         contexts.append(outputs[out.name].reshape(-1))
     return np.stack(contexts)
+
+
+def _carried(before: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    """The state for the next step: replaced, or, where a step returns fewer rows than it takes, the oldest dropped."""
+    return np.concatenate([before[len(new) :], new]) if len(new) < len(before) else new
 
 
 def _head_iv(head: OnnxFile, context: NDArray[Any], golden: Arrays) -> NDArray[Any]:

@@ -97,10 +97,11 @@ def _styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file; equal figures give equal bytes."""
+    """The figure as a PNG file; drawing it again gives the same bytes (the first drawing settles the layout)."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.set_layout_engine("none")
     return buffer.getvalue()
 
 
@@ -193,18 +194,18 @@ def error_by_bucket(table: pl.DataFrame) -> Figure:
     buckets = metrics.by_bucket(table).filter(pl.col("rows") >= FEWEST_ROWS)
     if buckets.is_empty():
         raise DataError(f"predictions: no bucket has {FEWEST_ROWS} rows, so there is no heat map to draw")
-    model = _grid(buckets, MODEL)
-    figure = Figure(figsize=(10.5, 3.6) if best else (6.0, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2 if best else 1, squeeze=False)[0]
-    _heat(panels[0], model, "model: IV RMSE [vol points]", cmap="YlGnBu")
+    model, ratio = _grid(buckets, MODEL), np.array([])
     if best is not None:
-        with np.errstate(all="ignore"):
-            ratio = model / _grid(buckets, best)
-        finite = ratio[np.isfinite(ratio)]
-        reach = min(1.0, max(0.1, float(np.abs(finite - 1.0).max()))) if finite.size else 0.1
+        reference = _grid(buckets, best)
+        ratio = model / np.where(reference > 0, reference, np.nan)
+    compared = bool(np.isfinite(ratio).any())
+    figure = Figure(figsize=(10.5, 3.6) if compared else (6.0, 3.6), layout="constrained")
+    panels = figure.subplots(1, 1 + compared, squeeze=False)[0]
+    _heat(panels[0], model, "model: IV RMSE [vol points]", cmap="YlGnBu")
+    if best is not None and compared:
+        reach = min(1.0, max(0.1, float(np.nanmax(np.abs(ratio - 1.0)))))
         norm = TwoSlopeNorm(1.0, 1.0 - reach, 1.0 + reach)
         _heat(panels[1], ratio, f"IV RMSE, model / {label(best)} [ratio]", cmap="PuOr_r", norm=norm)
-        panels[1].set_yticklabels([])
         panels[1].set_ylabel("")
     return figure
 
@@ -330,15 +331,19 @@ def volatility_changes(table: pl.DataFrame, predictor: str = MODEL) -> Figure:
     reach = float(np.quantile(np.abs(realised), 0.995)) or 1.0
     figure = Figure(figsize=(5.6, 4.7), layout="constrained")
     axes = figure.subplots()
-    shown = (np.abs(realised) <= reach) & (np.abs(predicted) <= reach)
+    largest = np.maximum(np.abs(realised), np.abs(predicted))
+    if not (largest <= reach).any():
+        reach = float(largest.max())
+    shown = largest <= reach
     mesh = axes.hexbin(realised[shown], predicted[shown], gridsize=55, extent=(-reach, reach, -reach, reach),
                        cmap="viridis_r", norm=LogNorm(), mincnt=1, linewidths=0.1)  # fmt: skip
     axes.plot([-reach, reach], [-reach, reach], color=MODEL_COLOUR, linewidth=1.2, linestyle="--")
     total = float(np.sum(realised**2))
-    explained = 1.0 - float(np.sum((realised - predicted) ** 2)) / total if total > 0 else float("nan")
+    if total > 0:
+        explained = 1.0 - float(np.sum((realised - predicted) ** 2)) / total
+        axes.set_title(f"explains {100 * explained:.0f} % of the squared change")
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="realised change of IV [vol points]",
-             ylabel=f"change predicted by {label(predictor)} [vol points]", aspect="equal",
-             title=f"explains {100 * explained:.0f} % of the squared change")  # fmt: skip
+             ylabel=f"change predicted by {label(predictor)} [vol points]", aspect="equal")  # fmt: skip
     axes.text(0.97, 0.03, f"{100 * (1 - shown.mean()):.1f} % of rows outside", transform=axes.transAxes, ha="right")
     figure.colorbar(mesh, ax=axes, label="rows per hexagon")
     return figure

@@ -117,7 +117,23 @@ class Spool:
                 else:
                     ranges = _ranges(np.concatenate([_column(reader, entry[0], "ts") for entry in batches]))
                 for first, last in ranges:
-                    yield _concatenate([_rows(reader, entry, first, last) for entry in batches])
+                    yield _gather(reader, batches, first, last)
+
+
+def _gather(
+    reader: pa.ipc.RecordBatchFileReader, batches: Sequence[tuple[int, int, int, int]], first: int, last: int
+) -> Columns:
+    """The rows with first <= ts <= last of these batches, filled into arrays of the size of all their rows."""
+    total = sum(rows for _, rows, low, high in batches if low <= last and first <= high)
+    columns = {name: np.empty(total, dtype=dtype) for name, dtype in _DTYPES.items()}
+    filled = 0
+    for entry in batches:
+        part = _rows(reader, entry, first, last)
+        count = len(part["ts"])
+        for name, values in part.items():
+            columns[name][filled : filled + count] = values
+        filled += count
+    return {name: values[:filled] for name, values in columns.items()}
 
 
 def _column(reader: pa.ipc.RecordBatchFileReader, batch: int, name: str) -> NDArray[Any]:
@@ -153,52 +169,50 @@ def _ranges(times: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 def _concatenate(parts: Sequence[Columns]) -> Columns:
     if len(parts) == 1:
-        return parts[0]
+        return dict(parts[0])
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def settle(columns: Columns, texts: Mapping[str, Sequence[str]], currencies: Mapping[int, int]) -> Settled:
-    """Judge a slice and put it in order. `texts` are the vocabularies, `currencies` maps underlying to its currency."""
-    refused: list[tuple[NDArray[np.int64], int, NDArray[np.int64], NDArray[np.float64]]] = []
+def _select(columns: Columns, selection: NDArray[Any]) -> None:
+    """Keep these rows, in this order; column by column, so that no second copy of the slice is ever held."""
+    for name in columns:
+        columns[name] = columns[name][selection]
 
-    def refuse(
-        reason: int, holds: NDArray[np.bool_], earlier: NDArray[Any] | int, expected: NDArray[Any] | float
-    ) -> None:
-        nonlocal columns
-        ordinals = columns["ordinal"][holds]
-        refused.append(
-            (
-                ordinals,
-                reason,
-                np.broadcast_to(earlier, holds.shape)[holds].astype(np.int64),
-                np.broadcast_to(expected, holds.shape)[holds].astype(np.float64),
-            )
-        )
-        columns = {name: values[~holds] for name, values in columns.items()}
+
+def settle(columns: Columns, texts: Mapping[str, Sequence[str]], currencies: Mapping[int, int]) -> Settled:
+    """Judge a slice and put it in order, in place. `texts` are the vocabularies, `currencies` maps each underlying to
+    its currency."""
+    refused: list[Settled] = []
+
+    def refuse(reason: int, holds: NDArray[np.bool_], earlier: NDArray[Any] | int, expected: NDArray[Any]) -> None:
+        count = int(holds.sum())
+        before = np.broadcast_to(earlier, holds.shape)[holds].astype(np.int64)
+        values = expected[holds].astype(np.float64)
+        refused.append(Settled({}, columns["ordinal"][holds], np.full(count, reason, np.uint8), before, values))
 
     expected = _expected_currency(columns, currencies)
     if (wrong := columns["currency"] != expected).any():
         refuse(CURRENCY, wrong, -1, expected)
-    columns = _in_order(columns, texts)
+        _select(columns, ~wrong)
+    _select(columns, _order(columns, texts))
     prices = _expected_price(columns)
     if (wrong := np.abs(columns["underlying_price"] - prices) > UNDERLYING_TOLERANCE * prices).any():
         refuse(UNDERLYING, wrong, -1, prices)
+        _select(columns, ~wrong)
     starts = _starts(columns, schema.IDENTITY)
     if not starts.all():
         first = np.maximum.accumulate(np.where(starts, np.arange(len(starts)), 0))
         alike = _alike(columns, first)
-        refuse_as = {DUPLICATE: ~starts & alike, CONFLICT: ~starts & ~alike}
-        earlier = columns["ordinal"][first]
-        either = ~starts
-        for reason, holds in refuse_as.items():
-            refused.append((columns["ordinal"][holds], reason, earlier[holds], np.full(int(holds.sum()), np.nan)))
-        columns = {name: values[~either] for name, values in columns.items()}
+        earlier, none = columns["ordinal"][first], np.full(len(first), np.nan)
+        refuse(DUPLICATE, ~starts & alike, earlier, none)
+        refuse(CONFLICT, ~starts & ~alike, earlier, none)
+        _select(columns, starts)
     return Settled(
         columns,
-        np.concatenate([np.empty(0, np.int64), *(part[0] for part in refused)]),
-        np.concatenate([np.empty(0, np.uint8), *(np.full(len(part[0]), part[1], np.uint8) for part in refused)]),
-        np.concatenate([np.empty(0, np.int64), *(part[2] for part in refused)]),
-        np.concatenate([np.empty(0, np.float64), *(part[3] for part in refused)]),
+        np.concatenate([np.empty(0, np.int64), *(part.ordinals for part in refused)]),
+        np.concatenate([np.empty(0, np.uint8), *(part.reasons for part in refused)]),
+        np.concatenate([np.empty(0, np.int64), *(part.earlier for part in refused)]),
+        np.concatenate([np.empty(0, np.float64), *(part.expected for part in refused)]),
     )
 
 
@@ -209,8 +223,8 @@ def _expected_currency(columns: Columns, currencies: Mapping[int, int]) -> NDArr
     return lookup[columns["underlying"]]
 
 
-def _in_order(columns: Columns, texts: Mapping[str, Sequence[str]]) -> Columns:
-    """Sorted by identity, text by its letters, rows of one identity in input order."""
+def _order(columns: Columns, texts: Mapping[str, Sequence[str]]) -> NDArray[np.uint32]:
+    """Row indices sorted by identity, text by its letters, rows of one identity in input order."""
     keys = dict(columns)
     for name in ("underlying", "root", "right"):
         rank = np.empty(len(texts[name]), dtype=np.int32)
@@ -218,8 +232,7 @@ def _in_order(columns: Columns, texts: Mapping[str, Sequence[str]]) -> Columns:
         keys[name] = rank[columns[name]]
     varying = [name for name in schema.IDENTITY if len(keys[name]) and np.any(keys[name] != keys[name][0])]
     frame = pl.DataFrame({name: keys[name] for name in (*varying, "ordinal")})
-    order = frame.select(pl.arg_sort_by(frame.columns)).to_series().to_numpy()
-    return {name: values[order] for name, values in columns.items()}
+    return frame.select(pl.arg_sort_by(frame.columns)).to_series().to_numpy()
 
 
 def _starts(columns: Columns, names: Sequence[str]) -> NDArray[np.bool_]:
@@ -264,11 +277,11 @@ def snapshot_count(columns: Columns) -> int:
     return int(_starts(columns, ("ts", "underlying")).sum())
 
 
-def to_arrow(columns: Columns, texts: Mapping[str, Sequence[str]]) -> pa.Table:
-    """A slice as the canonical table: UTC timestamps, strings, numbers with null for none."""
+def to_arrow(columns: Columns, texts: Mapping[str, Sequence[str]], start: int, end: int) -> pa.Table:
+    """Rows of a slice as the canonical table: UTC timestamps, strings, numbers with null for none."""
     arrays = []
     for column in schema.COLUMNS:
-        values = columns[column.name]
+        values = columns[column.name][start:end]
         if column.kind == "timestamp":
             arrays.append(pa.array(values.view("datetime64[ns]")).cast(pa.timestamp("ns", "UTC")))
         elif column.kind == "number":

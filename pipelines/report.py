@@ -232,12 +232,10 @@ def _wide(scored: pl.DataFrame, keys: Sequence[str], title: str) -> _Table:
 
 def _plain(frame: pl.DataFrame, shares: bool = False) -> _Table:
     """Any small table as it is; floats as percentages where they are shares."""
+    if "predictor" in frame.columns:
+        frame = frame.with_columns(pl.Series("predictor", [label(str(name)) for name in frame["predictor"]]))
     rows = [[_cell(value, ".2%" if shares else ".4g") for value in row] for row in frame.iter_rows()]
     return _Table([column.replace("_", " ") for column in frame.columns], rows)
-
-
-def _labelled(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.with_columns(pl.Series("predictor", [label(name) for name in frame["predictor"]]))
 
 
 def _sanity_table(report: Report) -> _Table:
@@ -266,7 +264,7 @@ def render(report: Report) -> str:
         if report.buckets is not None
         else None,
         "dates": _wide(report.dates, ["date"], "by date") if report.dates is not None else None,
-        "shape": _plain(_labelled(report.shape), shares=True) if report.shape is not None else None,
+        "shape": _plain(report.shape, shares=True) if report.shape is not None else None,
         "greeks": _plain(report.greeks) if report.greeks is not None else None,
         "sanity": _sanity_table(report) if report.sanity else None,
     }

@@ -128,15 +128,16 @@ class Problems:
 
 def _shown(value: Any) -> str:
     if isinstance(value, np.datetime64):
-        return "nothing" if np.isnat(value) else iso(np.array([value]))[0]
+        return iso(np.array([value]))[0] or "nothing"
     text = repr(value.item() if isinstance(value, np.generic) else value)
     return "nothing" if text in ("''", "nan", "None") else text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def iso(times: Times) -> list[str]:
-    """ISO 8601 in UTC, to the second where that is exact."""
-    whole = bool((times == times.astype("datetime64[s]")).all())
-    return [f"{text}Z" for text in np.datetime_as_string(times, unit="s" if whole else "ns").tolist()]
+    """ISO 8601 in UTC, to the second where that is exact; no time is empty text."""
+    whole = bool((np.isnat(times) | (times == times.astype("datetime64[s]"))).all())
+    texts = np.datetime_as_string(times, unit="s" if whole else "ns").tolist()
+    return ["" if text == "NaT" else f"{text}Z" for text in texts]
 
 
 def has_known_suffix(file: FilePath) -> bool:
@@ -192,6 +193,8 @@ def _of_underlying(table: Table, underlying: str | None, problems: Problems) -> 
 
 def _checked(table: Table, problems: Problems, *, may_lack_contract: bool = False) -> Table:
     """Report what is wrong within a table of quotes; returns it."""
+    if not len(table.row):
+        return table
     strike = table["strike"]
     contract = np.ones(len(table.row), dtype=bool)
     if may_lack_contract:
@@ -540,7 +543,7 @@ def _write_parquet(file: FilePath, columns: dict[str, npt.NDArray[Any]]) -> None
     arrays = {}
     for name, values in columns.items():
         if values.dtype.kind == "M":
-            nanoseconds = arrow.array(values.astype("datetime64[ns]").astype(np.int64))
+            nanoseconds = arrow.array(values.astype("datetime64[ns]").astype(np.int64), mask=np.isnat(values))
             arrays[name] = nanoseconds.cast(arrow.timestamp("ns", "UTC"))
         elif values.dtype.kind == "f":
             arrays[name] = arrow.array(values, mask=np.isnan(values))

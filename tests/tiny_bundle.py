@@ -93,7 +93,7 @@ def tiny_bundle(
     extra_files: dict[str, bytes] | None = None,
     **other: Any,
 ) -> Bundle:
-    """A bundle; another `seed` gives another net. `change` replaces golden arrays, `other` arguments of write_bundle."""
+    """Another `seed` gives another net; `change` replaces golden arrays, `other` arguments of write_bundle."""
     rng = np.random.default_rng(99)
     window = rng.normal(size=(SAMPLES, STEPS, FEATURES)).astype(np.float32)
     contracts = rng.normal(size=(CONTRACTS, COLUMNS)).astype(np.float32)

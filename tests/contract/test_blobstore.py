@@ -44,7 +44,7 @@ def test_what_is_put_is_got(store: BlobStore) -> None:
 def test_absent_is_said_by_name(store: BlobStore) -> None:
     store.put("a/b", b"")
     for key in ("nothing", "a", "a/b/c"):
-        with pytest.raises(BlobMissingError, match=f"^{key}: "):
+        with pytest.raises(BlobMissingError, match=rf"^{key}: "):
             store.get(key)
 
 

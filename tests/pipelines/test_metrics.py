@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -19,8 +20,7 @@ from serving.errors import DataError, SchemaError
 
 NAMES = ("model", "sticky_strike", "flat")
 FIRST_DAY = datetime(2019, 6, 3, 20, 0, tzinfo=UTC)
-START = {"days": (10, 45, 200), "strikes": 9, "dates": 6}
-PRICE_SCORES = ("price_rmse", "price_mae")
+EXPIRIES_DAYS = (10, 45, 200)
 
 
 def predictions(dates: int = 6, strikes: int = 9, seed: int = 0, error: float = 0.01) -> pl.DataFrame:
@@ -29,7 +29,7 @@ def predictions(dates: int = 6, strikes: int = 9, seed: int = 0, error: float = 
     frames = []
     for day in range(dates):
         ts = FIRST_DAY + timedelta(days=day)
-        for days in START["days"]:
+        for days in EXPIRIES_DAYS:
             tau, forward, discount = days / 365, 100.0 + day, math.exp(-0.02 * days / 365)
             strike = forward * np.exp(0.3 * math.sqrt(tau) * np.linspace(-1.5, 1, strikes + day % 3))
             count = len(strike)
@@ -211,7 +211,7 @@ def test_smooth_market_breaks_nothing_and_constant_volatility_neither() -> None:
         assert (row["rows"], row["smiles"]) == (table.height, 18)
 
 
-def test_one_spike_breaks_convexity_of_its_smile_only() -> None:
+def test_one_spike_breaks_convexity_at_its_strike_only() -> None:
     table = predictions(dates=1).sort("expiry", "strike").with_row_index("place")
     spiked = table.with_columns(iv_model=pl.col("iv_market") + pl.when(pl.col("place") == 4).then(0.3).otherwise(0.0))
     shape = metrics.shape_violations(spiked).row(1, named=True)
@@ -227,7 +227,7 @@ def test_calendar_violations_agree_with_plain_loops() -> None:
     broken = 0
     for _, day in table.group_by("ts"):
         expiries = sorted(set(day["expiry"]))
-        for earlier, later in zip(expiries[:-1], expiries[1:], strict=True):
+        for earlier, later in pairwise(expiries):
             known = day.filter(pl.col("expiry") == earlier).sort("strike")
             at = np.log(known["strike"].to_numpy() / known["forward"].to_numpy())
             variance = known["iv_model"].to_numpy() ** 2 * known["tau"].to_numpy()

@@ -1,0 +1,101 @@
+"""Golden vectors, demo inputs and reference histograms: what a bundle carries so that a host can check itself.
+
+In: the trained net, the features and the quotes they came from. Out: arrays for `golden.npz`, `demo.npz` and
+`reference.npz` (names: serving/golden.py, serving/tables.py).
+Invariant: the demo's expected volatilities come from the window and features of *training*; a host that computes its own
+from the demo's quotes must reach them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.pricing_lstm import PricingLSTM
+from pipelines.dataset import FeatureStore
+from pipelines.snapshots import read_history, read_snapshots
+from serving import features as shared
+from serving.last_seen import find_anchors, last_seen
+from serving.pricing import distinct_contracts
+from serving.surface import Quotes, build_surface
+from serving.tables import Market, pack_demo
+
+Arrays = dict[str, npt.NDArray[Any]]
+WINDOWS, CONTRACTS = 4, 512
+EDGES = np.linspace(-6.0, 6.0, 49)
+
+
+@torch.no_grad()
+def golden_arrays(net: PricingLSTM, store: FeatureStore) -> Arrays:
+    """The last test windows (latest first), contracts of the latest, and the net's answers."""
+    places = store.places("test")[::-1][:WINDOWS]
+    window = np.stack([store.window(int(place)) for place in places])
+    span = store.row_range(int(places[0]))
+    rows = np.unique(np.linspace(span.start, span.stop - 1, min(CONTRACTS, span.stop - span.start)).astype(int))
+    contracts = np.array(store.contracts[rows])
+    context = net.encode(torch.from_numpy(window))
+    volatility = net.head(context[:1].expand(len(contracts), -1), torch.from_numpy(contracts)).numpy()
+    return {
+        "window": window,
+        "contracts": contracts,
+        "context-0": context.numpy(),
+        "iv-0": volatility,
+        "iv": volatility,
+    }
+
+
+def reference_arrays(store: FeatureStore) -> Arrays:
+    """Histograms of the scaled features over the training dates, for drift: counts [features, bins] and edges."""
+    training_rows = (store.rows["split"] == "train").to_numpy()
+    training_steps = (store.snapshots["split"] == "train").to_numpy()
+    out: Arrays = {"edges": EDGES}
+    for name, values in (("contracts", store.contracts[training_rows]), ("steps", store.steps[training_steps])):
+        out[name] = np.stack([np.histogram(column, EDGES)[0] for column in values.T]).astype(np.int64)
+    return out
+
+
+@torch.no_grad()
+def demo_arrays(net: PricingLSTM, store: FeatureStore, quotes_path: Path, history: str | None) -> Arrays:
+    """Chain as last seen, path, anchors' quotes of the last test snapshot, and the volatilities to be found."""
+    place = int(store.places("test")[-1])
+    underlying, ts = store.snapshots["underlying"][place], store.snapshots["ts"].to_numpy()[place]
+    chain: deque[Quotes] = deque(maxlen=store.spec.window)
+    now: Quotes | None = None
+    for name, quotes in read_snapshots(quotes_path):
+        if name == underlying and quotes.ts < ts:
+            chain.append(quotes)
+        elif name == underlying and quotes.ts == ts:
+            now = quotes
+            break
+    assert now is not None, "the features were made from these quotes"
+    last = last_seen(build_surface(chain[-1]))
+    anchors = find_anchors(now, last, store.spec.anchors)
+    at_anchor = {(anchor.key.root, anchor.key.expiry, anchor.strike) for anchor in anchors}
+    keys = zip(now.root, now.expiry, now.strike, strict=True)
+    quoted = now.take(np.array([(str(root), expiry, strike) in at_anchor for root, expiry, strike in keys], dtype=bool))
+    contracts = distinct_contracts(chain[-1], quoted)
+    table = shared.contract_table(contracts, now.ts, now.spot, last, anchors)
+    window = torch.from_numpy(store.window(place)).unsqueeze(0)
+    scaled = torch.from_numpy(store.spec.contract_scaler(table.features))
+    expected = np.full(len(contracts.strike), np.nan, np.float32)
+    expected[table.rows] = net(window, scaled, torch.zeros(len(scaled), dtype=torch.long)).numpy()
+    return pack_demo(Market(underlying, list(chain), _path(store, underlying, ts, history), quoted), expected)
+
+
+def _path(store: FeatureStore, underlying: str, ts: np.datetime64, history: str | None) -> shared.Path:
+    """The underlying's prices before `ts`, as training saw them."""
+    mine = store.snapshots.filter(store.snapshots["underlying"] == underlying).sort("ts")
+    times, prices = mine["ts"].to_numpy(), mine["spot"].to_numpy()
+    if history is not None:
+        day = times[0].astype("datetime64[D]")
+        before = read_history(Path(history), times[0] - day)
+        keep = before["ts"].to_numpy() < day.astype("datetime64[ns]")
+        times = np.r_[before["ts"].to_numpy()[keep], times]
+        prices = np.r_[before["price"].to_numpy()[keep], prices]
+    keep = times < ts
+    return shared.Path(times[keep][-256:], prices[keep][-256:])

@@ -1,0 +1,38 @@
+"""Read back what the train stage wrote: the net with its weights, and its description.
+
+In: `OUT/train/MODEL/`. Out: `Trained`. Invariant: weights come from safetensors, never from a pickle, and fit exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+import models
+from models.pricing_lstm import PricingLSTM
+from serving.errors import DataError
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A net in evaluation mode and where it came from."""
+
+    net: PricingLSTM
+    sizes: dict[str, Any]
+    description: dict[str, Any]
+    weights_path: Path
+
+
+def load_trained(folder: Path) -> Trained:
+    """Raises DataError where the folder isn't a complete training's."""
+    description_path, weights = folder / "model.json", folder / "weights.safetensors"
+    if not description_path.exists() or not weights.exists():
+        raise DataError(f"{folder} holds no trained model: run python -m pipelines.train with the same out= and model=")
+    description = json.loads(description_path.read_text())
+    net = models.build(description["model"], description["sizes"])
+    net.load_state_dict(load_file(weights))
+    return Trained(net.eval(), description["sizes"], description, weights)
