@@ -1,9 +1,9 @@
 """The contract head: market context and contract features -> implied volatility, as a correction to the last surface.
 
 Shapes: N contracts, K contract features, D context. Column 0 of the features is the prior volatility (yesterday's at
-the strike, moved by the anchors), unscaled; the others are scaled. The correction is a linear term in the features (the
-anchored regression is a special case of it) plus a two-layer network that also sees the context; both begin at zero,
-so an untrained head *is* the anchored sticky-strike prior. Invariant: the volatility is positive and within a factor e
+the strike, moved by the anchors) and column 1 sqrt(tau), both unscaled; the others are scaled. The correction, divided
+by sqrt(tau) so that it weighs alike in prices of all tenors, is a linear term in the features plus a two-layer network
+that also sees the context; both begin at zero, so an untrained head *is* the anchored sticky-strike prior. Invariant: the volatility is positive and within a factor e
 of the prior.
 """
 
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ContractHeadConfig:
-    """Sizes of the head; `unit` is the volatility that one unit of output stands for."""
+    """Sizes of the head; `unit` is what one unit of output stands for, volatility times sqrt(tau)."""
 
     contract_features: int
     context: int
     width: int = 64
     dropout: float = 0.1
-    unit: float = 0.01
+    unit: float = 0.0035
 
 
 class ContractHead(nn.Module):
@@ -52,5 +52,5 @@ class ContractHead(nn.Module):
         """Implied volatility [N], a fraction."""
         correction = self.linear(contracts_NK) + self.network(torch.cat([contracts_NK, context_ND], dim=-1))
         prior_N = contracts_NK[:, 0]
-        relative = correction[:, 0] * self.config.unit / prior_N
+        relative = correction[:, 0] * self.config.unit / (contracts_NK[:, 1] * prior_N)
         return prior_N * torch.exp(torch.clamp(relative, -1.0, 1.0))

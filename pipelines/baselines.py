@@ -1,8 +1,8 @@
 """The predictors a model has to beat; definitions and figures in docs/conventions.md.
 
 In: `rows.parquet` of the features stage (all splits, in order of time). Out: a volatility per test row and baseline.
-Invariant: like the nets, a baseline sees of t the underlying and the anchors; those that are fitted see earlier dates only
-(the regression all of them, refitted daily; LightGBM those before the test window, once).
+Invariant: like the nets, a baseline sees of t the underlying and the anchors; those that are fitted see earlier dates
+only (the regression all of them, refitted daily; LightGBM those before the test window, once).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ LIGHTGBM = {
 LIGHTGBM_TREES = 300
 
 
-def predict_all(rows: pl.DataFrame, *, anchored: bool, seed: int, threads: int = 2) -> dict[str, Array]:
-    """Volatility of every test row, by baseline; the anchored ones only where there are anchors."""
+def predict_all(rows: pl.DataFrame, *, seed: int, threads: int = 2) -> dict[str, Array]:
+    """Volatility of every test row, by baseline. Without anchors the shift is zero, and the names stay."""
     test = rows.filter(pl.col("split") == "test")
     sticky = test["last_volatility"].to_numpy()
     out = {
@@ -32,10 +32,9 @@ def predict_all(rows: pl.DataFrame, *, anchored: bool, seed: int, threads: int =
         "sticky_strike": sticky,
         "black_scholes_realised": test["realised_volatility"].to_numpy(),
     }
-    if anchored:
-        out["anchored_sticky_strike"] = sticky + test["shift"].to_numpy()
-        out["regression_anchored"] = sticky + _regression(rows)
-        out["lightgbm_anchored"] = out["anchored_sticky_strike"] + _lightgbm(rows, seed, threads)
+    out["anchored_sticky_strike"] = sticky + test["shift"].to_numpy()
+    out["regression_anchored"] = sticky + _regression(rows)
+    out["lightgbm_anchored"] = out["anchored_sticky_strike"] + _lightgbm(rows, seed, threads)
     return {name: np.maximum(values, FLOOR) for name, values in out.items()}
 
 
@@ -90,7 +89,7 @@ def lightgbm_columns(rows: pl.DataFrame) -> Array:
 
 
 def _lightgbm(rows: pl.DataFrame, seed: int, threads: int) -> Array:
-    """Predicted IV_t - IV_prev - shift of the test rows, fitted once on all dates before the test; weights 1/variance."""
+    """Predicted IV_t - IV_prev - shift of the test rows, fitted once on all dates before; weights 1/variance."""
     import lightgbm
 
     columns = lightgbm_columns(rows)

@@ -103,6 +103,7 @@ class TrainerConfig:
     clip_norm: Positive
     patience: Count
     day_weight_power: Annotated[float, Field(ge=0, le=4)]
+    price_share: Annotated[float, Field(ge=0, le=1)]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     resume: bool
 

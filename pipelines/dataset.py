@@ -20,6 +20,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from serving import black76
 from serving.errors import DataError
 from serving.features import FeatureSpec
 
@@ -132,17 +133,26 @@ class SnapshotBatches:
         if self.rows_per_snapshot is None or len(rows) <= self.rows_per_snapshot:
             return rows
         generator = np.random.default_rng((self.seed, self.epoch, place))
-        return np.sort(generator.choice(rows, self.rows_per_snapshot, replace=False))
+        drawn: npt.NDArray[np.intp] = np.sort(generator.choice(rows, self.rows_per_snapshot, replace=False))
+        return drawn
 
 
-def day_weights(store: FeatureStore, power: float) -> npt.NDArray[np.float32]:
-    """Weight per row, 1 / (root-mean-square error of the prior in its snapshot)^power, mean 1 over training rows."""
+def row_weights(store: FeatureStore, day_power: float, price_share: float) -> npt.NDArray[np.float32]:
+    """Weight of each row's squared volatility error, mean 1 over the training rows.
+
+    A day's rows weigh 1 / (root-mean-square error of the prior on that day)^`day_power`. Within a day, `price_share` of
+    the loss is the squared error in money (through vega), the rest in volatility, each in units of the prior's own error.
+    """
     rows = store.rows
+    training = (rows["split"] == "train").to_numpy()
     prior_error = (rows["iv_market"] - rows["last_volatility"] - rows["shift"]).to_numpy()
-    per_row = np.ones(len(rows))
+    columns = ("forward_model", "strike", "tau", "last_volatility", "discount_model", "right_sign")
+    vega = black76.value(*(rows[name].to_numpy() for name in columns)).vega
+    volatility_unit = np.mean(prior_error[training] ** 2)
+    money_unit = np.mean((prior_error * vega)[training] ** 2)
+    weight = (1.0 - price_share) / volatility_unit + price_share * vega**2 / money_unit
     for place in range(len(store.snapshots)):
         span = store.row_range(place)
         if span.stop > span.start:
-            per_row[span] = max(float(np.sqrt(np.mean(prior_error[span] ** 2))), 1e-4) ** -power
-    training = (rows["split"] == "train").to_numpy()
-    return (per_row / per_row[training].mean()).astype(np.float32)
+            weight[span] *= max(float(np.sqrt(np.mean(prior_error[span] ** 2))), 1e-4) ** -day_power
+    return np.asarray(weight / weight[training].mean(), dtype=np.float32)

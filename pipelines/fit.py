@@ -26,7 +26,7 @@ from torch import nn
 
 import models
 from pipelines.config import Config, HardwareConfig
-from pipelines.dataset import FeatureStore, SnapshotBatches, day_weights
+from pipelines.dataset import FeatureStore, SnapshotBatches, row_weights
 from pipelines.lightning_module import PricingModule
 
 MONITOR = "validation_iv_rmse"
@@ -114,11 +114,11 @@ def fit(
     target = store.rows["iv_market"].to_numpy().astype(np.float32)
     if shuffle_labels:
         target = _shuffled(store, cfg.seed)
-    weight = day_weights(store, cfg.trainer.day_weight_power)
+    weight = row_weights(store, cfg.trainer.day_weight_power, cfg.trainer.price_share)
     common = {"target": target, "weight": weight, "snapshots_per_batch": cfg.trainer.snapshots_per_batch}
     training = SnapshotBatches(store, store.places("train"), **common,  # type: ignore[arg-type]
                                rows_per_snapshot=cfg.trainer.rows_per_snapshot, seed=cfg.seed)  # fmt: skip
-    validation = SnapshotBatches(store, store.places("validation"), **common)  # type: ignore[arg-type]
+    validation = SnapshotBatches(store, store.places("validation"), **common)
     epochs = epochs or cfg.trainer.epochs
     module = PricingModule(net, cfg.trainer, epochs * -(-len(training) // cfg.trainer.accumulate))
     record = _Epochs(training)

@@ -1,5 +1,4 @@
-"""Stage `ingest`: a vendor's files into the canonical quote table, and a quarantine of every row that is no
-quote.
+"""Stage `ingest`: a vendor's files into the canonical quote table, and a quarantine of every row that is no quote.
 
 Purpose: one table everything else reads. Data in: files or folders and a `Layout`. Data out, in `out_dir`:
 `quotes.parquet` (serving/schema.py, sorted by identity, row groups within one UTC date), `quarantine.parquet`

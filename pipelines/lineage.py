@@ -1,7 +1,7 @@
 """Where a result came from: hashes of files and the state of the working tree.
 
-In: paths. Out: hex digests and a dict of tags. Invariant: a hash depends on contents and order of the files, not on where
-they lie.
+In: paths. Out: hex digests and a dict of tags. Invariant: a hash depends on contents and order of the files, not on
+where they lie.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from pathlib import Path
+from typing import Any
+
+from pipelines.config import Config, config_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,10 +31,21 @@ def _git(*words: str) -> str | None:
 
 
 def commit_tags() -> dict[str, str]:
-    """`git_commit` and `git_clean`; `unknown` outside a git checkout. Clean: nothing but dvc.lock differs from the commit."""
+    """`git_commit` and `git_clean`, `unknown` outside a checkout. Clean: nothing but dvc.lock differs from it."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": "unknown", "git_clean": "unknown"}
     changed = [line[3:] for line in (_git("status", "--porcelain") or "").splitlines()]
     clean = not [path for path in changed if path != "dvc.lock"]
     return {"git_commit": commit, "git_clean": str(clean).lower()}
+
+
+def lineage(cfg: Config, description: dict[str, Any]) -> dict[str, str]:
+    """Hashes and revision that lead back to everything this result came from."""
+    quotes = cfg.folder / "ingest" / "quotes.parquet"
+    return {
+        "config_sha256": config_hash(cfg), "trained_config_sha256": description["config_sha256"],
+        "quotes_sha256": file_hash(quotes) if quotes.exists() else "absent",
+        "features_sha256": description["features_sha256"], "seed": str(cfg.seed), "training_run": description["run_id"],
+        **commit_tags(),
+    }  # fmt: skip

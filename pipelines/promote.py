@@ -10,17 +10,20 @@ it, so running again with the same outcome writes nothing twice.
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from pipelines.gates import Gate, GateContext, GateOutcome, integrity
+from pipelines.config import Operation
+from pipelines.gates import Gate, GateContext, GateOutcome, accuracy, integrity, parity
 from pipelines.reconcile import reconcile
-from pipelines.registry import Registry
-from serving.blobstore import BlobStore
+from pipelines.registry import Registry, open_registry
+from serving.blobstore import BlobStore, open_store
 from serving.canonical import canonical_json, sha256_hex
-from serving.errors import GateError, LedgerError
+from serving.errors import ConfigError, GateError, LedgerError
 from serving.ledger import Ledger, State
 
 REPORT_FORMAT = 1
@@ -135,3 +138,25 @@ def gate_report(state: State, version: int, outcomes: Sequence[GateOutcome]) -> 
 
 def report_key(sha256: str) -> str:
     return f"gate-reports/{sha256}.json"
+
+
+def run(cfg: Operation) -> Promotion:
+    """Gate and promote `version` of `model` with the gates of `conf/gate/`."""
+    if cfg.version is None:
+        raise ConfigError(["version: must be given, as version=NUMBER"])
+    gates = [
+        partial(accuracy, baseline=cfg.gate.accuracy_baseline, ratio=cfg.gate.accuracy_ratio,
+                champion_tolerance=cfg.gate.champion_tolerance),
+        parity,
+    ]  # fmt: skip
+    return promote(
+        model=cfg.model.name, version=cfg.version, store=open_store(cfg.storage.url),
+        registry=open_registry(cfg.registry.tracking_uri), gates=gates, by=cfg.by or getpass.getuser(),
+        reason=cfg.reason or "", dry_run=cfg.dry_run,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    from pipelines.command import operation
+
+    raise SystemExit(operation(__doc__, run))

@@ -1,5 +1,4 @@
-"""The quarantine file, and what it takes to fill it with rows whose refusal is known only after the input was
-read.
+"""The quarantine file, and what it takes to fill it with rows whose refusal is known only after the input was read.
 
 Purpose: no refused row is lost. Data in: file, row, reason, detail and raw row of each. Data out:
 `quarantine.parquet` with these columns. Invariants: memory holds `QUARANTINE_ROWS` rows at most; a row

@@ -231,6 +231,7 @@ class _Judge:
         self._missing()
         self._unreadable()
         self._out_of_range()
+        self.refusals.sort(key=lambda refusal: refusal.index)
         return Quotes(self.columns, self.kept, self.refusals)
 
     def _missing(self) -> None:

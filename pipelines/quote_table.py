@@ -1,9 +1,9 @@
-"""Quotes on their way to the table: spilled to disk by UTC date, then judged against each other and put in
-order.
+"""Quotes on their way to the table: spilled to disk by UTC date, judged against each other, put in order.
 
 Purpose: what needs more than one row, in bounded memory. Data in: canonical columns as `pipelines.quote_rows`
 makes them, each row with its ordinal (its place in the input). Data out: slices of the table in order, and
-the ordinals refused, with reason. Invariants: a slice holds whole timestamps of one UTC date, at most
+the ordinals refused, with reason.
+Invariants: a slice holds whole timestamps of one UTC date, at most
 `SLICE_ROWS` rows unless a single timestamp has more; slices come in time order. Of rows with one identity the
 first of the input stays. Rules, in this order:
 - `currency`: not the currency of most quotes of its underlying, counted over the whole input; a tie goes to

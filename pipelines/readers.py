@@ -2,7 +2,8 @@
 
 Purpose: hand on every row of every file exactly once, as read. Data in: paths. Data out: `Batch`es holding
 all vendor columns (of a CSV as text, of a Parquet file as typed there), the rows' numbers, and the rows that
-were no rows. Invariants:
+were no rows.
+Invariants:
 - Every file's header is read before any row; all problems of all files come in one error.
 - Rows are numbered from 1 in each file. In a CSV, row r stands on line r + 1: a malformed or blank line keeps
   its number. A blank line is not a row; a line that can't be split into as many fields as the header has

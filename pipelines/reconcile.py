@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipelines.config import Operation
 from pipelines.register import restore_versions
-from pipelines.registry import Registry
-from serving.blobstore import BlobStore
+from pipelines.registry import Registry, open_registry
+from serving.blobstore import BlobStore, open_store
 from serving.errors import LedgerError
 from serving.ledger import CHANNELS, Ledger, State
 
@@ -73,3 +74,14 @@ def alias_aims(state: State) -> dict[str, int | None]:
     }
     assert tuple(aims) == CHANNELS
     return aims
+
+
+def run(cfg: Operation) -> Reconciled:
+    """Make MLflow's aliases and versions of `model` follow its ledger."""
+    return reconcile(cfg.model.name, open_store(cfg.storage.url), open_registry(cfg.registry.tracking_uri))
+
+
+if __name__ == "__main__":
+    from pipelines.command import operation
+
+    raise SystemExit(operation(__doc__, run))

@@ -9,17 +9,21 @@ crash anywhere leaves nothing that counts, and running again completes it.
 
 from __future__ import annotations
 
+import getpass
+import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.registry import BUNDLE_TAG, Registry, RegistryError
-from serving.blobstore import BlobStore
+from pipelines.config import Config
+from pipelines.lineage import lineage
+from pipelines.registry import BUNDLE_TAG, Registry, RegistryError, open_registry
+from serving.blobstore import BlobStore, open_store
 from serving.bundle import Bundle, fetch_bundle, load_bundle, store_bundle
-from serving.errors import LedgerError
+from serving.errors import DataError, LedgerError
 from serving.ledger import Ledger, LedgerRaceError, State
 
 RACE_ATTEMPTS = 20
@@ -162,3 +166,34 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for name, inner in value.items():
         flat.update(flatten(inner, f"{prefix}/{name}" if prefix else str(name)))
     return flat
+
+
+def run(cfg: Config) -> Registered:
+    """Register `OUT/export/MODEL/bundle` with its metrics and report; writes `OUT/register/MODEL/version.json`."""
+    name = cfg.model.name
+    evaluation, export = cfg.folder / "evaluate" / name, cfg.folder / "export" / name
+    for path in (evaluation / "metrics.json", export / "parity.json"):
+        if not path.exists():
+            raise DataError(f"{path} isn't there: run the stages before register with the same out= and model=")
+    description = json.loads((cfg.folder / "train" / name / "model.json").read_text())
+    done = register(
+        model=name,
+        bundle_dir=export / "bundle",
+        metrics=json.loads((evaluation / "metrics.json").read_text()),
+        parity=json.loads((export / "parity.json").read_text()),
+        lineage=lineage(cfg, description),
+        registry=open_registry(cfg.registry.tracking_uri),
+        store=open_store(cfg.storage.url),
+        report_paths=[evaluation / "report.html", evaluation / "figures"],
+        by=getpass.getuser(),
+    )
+    folder = cfg.folder / "register" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "version.json").write_text(json.dumps(asdict(done), indent=1) + "\n")
+    return done
+
+
+if __name__ == "__main__":
+    from pipelines.command import stage
+
+    raise SystemExit(stage(__doc__, run))

@@ -9,15 +9,17 @@ that was interrupted before the aliases were set is completed by the same call, 
 
 from __future__ import annotations
 
+import getpass
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.config import Operation
 from pipelines.reconcile import reconcile
-from pipelines.registry import Registry
-from serving.blobstore import BlobStore
+from pipelines.registry import Registry, open_registry
+from serving.blobstore import BlobStore, open_store
 from serving.bundle import fetch_bundle
-from serving.errors import LedgerError
+from serving.errors import ConfigError, LedgerError
 from serving.ledger import Ledger, State
 
 
@@ -85,3 +87,19 @@ def _was_interrupted(ledger: Ledger, state: State, registry: Registry, reason: s
         and latest.seq == state.seq
         and registry.aliases(ledger.model).get("champion") != state.champion.version
     )
+
+
+def run(cfg: Operation) -> Rollback:
+    """Roll `model` back, to the champion before or to version `to`."""
+    if cfg.reason is None:
+        raise ConfigError(["reason: must be given, as reason='why this champion goes'"])
+    return rollback(
+        model=cfg.model.name, to=cfg.to, reason=cfg.reason, store=open_store(cfg.storage.url),
+        registry=open_registry(cfg.registry.tracking_uri), by=cfg.by or getpass.getuser(), dry_run=cfg.dry_run,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    from pipelines.command import operation
+
+    raise SystemExit(operation(__doc__, run))

@@ -70,8 +70,14 @@ class Released:
 
 
 def entry() -> None:
-    """Console script."""
-    sys.exit(run_command(main))
+    """Console script; a reader that stops early (`| head`) is no error."""
+    try:
+        code = run_command(main)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at exit
+        code = 0
+    sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ promises other than what follows, and more than `MAX_ARRAYS_BYTES` once unpacked
 from __future__ import annotations
 
 import io
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -22,6 +23,9 @@ from serving.errors import BundleError
 MAX_ARRAYS = 1024
 MAX_ARRAYS_BYTES = 2 << 30
 PLAIN_KINDS = "biuf"  # booleans, integers, floats
+
+# What zipfile raises on damaged bytes; RuntimeError: encrypted, ValueError: an offset before the start.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -43,7 +47,7 @@ def parse_npz(raw: bytes, name: str) -> Arrays:
                 if array_name == entry.filename or array_name in arrays:
                     raise BundleError(f"{name}: entry {entry.filename!r} is repeated or isn't an .npy")
                 arrays[array_name] = _parse_npy(archive.read(entry), f"{name}: array {array_name!r}")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except ZIP_ERRORS as error:
         raise BundleError(f"{name}: isn't a readable npz: {error}") from error
     return arrays
 

@@ -1,5 +1,4 @@
-"""The canonical quote table: the one table everything downstream of ingest reads, whatever vendor it came
-from.
+"""The canonical quote table: the one table everything downstream of ingest reads, whatever vendor it came from.
 
     column            kind       unit                          null  allowed
     ----------------  ---------  ----------------------------  ----  -------------------------------------------

@@ -484,15 +484,14 @@ def _arrow_column(
         return _Parser(name)(file, row, texts, problems)
     try:
         if name in TIME_COLUMNS and (arrow.types.is_timestamp(kind) or arrow.types.is_date(kind)):
-            if arrow.types.is_timestamp(kind):
-                times = column.cast(arrow.timestamp("ns", kind.tz)).cast(arrow.int64())
-            else:
-                times = column.cast(arrow.timestamp("ns")).cast(arrow.int64())
-            nothing = np.datetime64("NaT", "ns").astype(np.int64)
-            return Column(times.fill_null(int(nothing)).to_numpy().astype("datetime64[ns]"), intact)
+            if arrow.types.is_timestamp(kind):  # with or without zone: the stored instant is UTC
+                column = column.cast(arrow.timestamp("ns", kind.tz))
+            instants = column.cast(arrow.timestamp("ns")).cast(arrow.int64())
+            times: Times = _numbers_of(instants, np.int64, np.datetime64("NaT", "ns").astype(np.int64))
+            return Column(times.astype("datetime64[ns]"), intact)
         number = arrow.types.is_floating(kind) or arrow.types.is_integer(kind) or arrow.types.is_decimal(kind)
         if name not in TIME_COLUMNS | TEXT_COLUMNS and number:
-            return Column(column.cast(arrow.float64()).fill_null(np.nan).to_numpy(), intact)
+            return Column(_numbers_of(column.cast(arrow.float64()), np.float64, np.nan), intact)
     except arrow.ArrowException as error:
         problems.file(file, f"column {name} can't be converted ({error}): write it as {REMEDIES[name]}", schema=True)
     else:
@@ -502,6 +501,20 @@ def _arrow_column(
     }  # fmt: skip
     values = np.full(len(row), "") if name in TEXT_COLUMNS else empty[name in TIME_COLUMNS]
     return Column(values, ~intact)
+
+
+def _numbers_of(column: Any, kind: npt.DTypeLike, null: Any) -> npt.NDArray[Any]:
+    """From buffers: `to_numpy` and `fill_null` import pandas wherever it is installed."""
+    array = column.combine_chunks()
+    valid, data = array.buffers()
+    start, stop = array.offset, array.offset + len(array)
+    if data is None:
+        return np.full(len(array), null, kind)
+    values = np.frombuffer(data, kind, stop)[start:].copy()
+    if valid is not None:
+        bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")[start:stop]
+        values[bits == 0] = null
+    return values
 
 
 def write_table(file: FilePath, columns: dict[str, npt.NDArray[Any]]) -> None:
@@ -540,16 +553,27 @@ def _texts(values: npt.NDArray[Any]) -> list[str]:
 
 def _write_parquet(file: FilePath, columns: dict[str, npt.NDArray[Any]]) -> None:
     arrow, parquet = _parquet()
-    arrays = {}
-    for name, values in columns.items():
-        if values.dtype.kind == "M":
-            nanoseconds = arrow.array(values.astype("datetime64[ns]").astype(np.int64), mask=np.isnat(values))
-            arrays[name] = nanoseconds.cast(arrow.timestamp("ns", "UTC"))
-        elif values.dtype.kind == "f":
-            arrays[name] = arrow.array(values, mask=np.isnan(values))
-        else:
-            arrays[name] = arrow.array(values.astype(np.str_))
+    arrays = {name: _arrow_array(arrow, values) for name, values in columns.items()}
     parquet.write_table(arrow.table(arrays), file)
+
+
+def _arrow_array(arrow: Any, values: npt.NDArray[Any]) -> Any:
+    """From buffers: `pyarrow.array` imports pandas wherever it is installed."""
+    count = len(values)
+    if values.dtype.kind == "M":
+        nanoseconds = np.ascontiguousarray(values.astype("datetime64[ns]").astype(np.int64))
+        valid = arrow.py_buffer(np.packbits(~np.isnat(values), bitorder="little"))
+        kind = arrow.timestamp("ns", "UTC")
+        return arrow.Array.from_buffers(kind, count, [valid, arrow.py_buffer(nanoseconds)])
+    if values.dtype.kind == "f":
+        numbers = np.ascontiguousarray(values, dtype=np.float64)
+        valid = arrow.py_buffer(np.packbits(~np.isnan(numbers), bitorder="little"))
+        return arrow.Array.from_buffers(arrow.float64(), count, [valid, arrow.py_buffer(numbers)])
+    texts = [text.encode("utf-8") for text in values.astype(np.str_).tolist()]
+    ends = np.cumsum([0, *map(len, texts)]).astype(np.int32)
+    return arrow.Array.from_buffers(
+        arrow.string(), count, [None, arrow.py_buffer(ends), arrow.py_buffer(b"".join(texts))]
+    )
 
 
 # Demo inputs inside a bundle: npz arrays of numbers only. Times are int64 ns, texts uint8 [n, width] of UTF-8 padded

@@ -1,5 +1,4 @@
-"""What a vendor's file looks like, declared: which of its columns is which canonical one, and what it doesn't
-say.
+"""What a vendor's file looks like, declared: which of its columns is which canonical one, and what it doesn't say.
 
 Purpose: everything ingest needs to know of a vendor, in one frozen value. Data in: keyword arguments. Data
 out: a `Layout`, or one `ConfigError` naming every problem of it. Invariants: every required canonical column

@@ -1,5 +1,4 @@
-"""Any one-quote-per-row table, described in the configuration: no code for a vendor whose columns only need
-renaming.
+"""Any one-quote-per-row table, described in the configuration: no code for a vendor whose columns only need renaming.
 
 Purpose: a column map as configuration. Data in: the options below, each a field of `Layout` of the same name.
 Invariants: an unknown option is a `ConfigError`; nothing is guessed from the file, so what it doesn't hold

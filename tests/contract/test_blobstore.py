@@ -116,7 +116,7 @@ def test_bad_keys_are_refused_by_every_operation(store: BlobStore, key: str, tmp
         lambda: store.download(key, tmp_path / "target"),
     ]
     for operation in operations:
-        with pytest.raises(StoreError, match="^key "):
+        with pytest.raises(StoreError, match=r"^key "):
             operation()
 
 

@@ -291,7 +291,7 @@ def test_rollbacks_that_are_refused(desk: Desk) -> None:
     with pytest.raises(LedgerError, match="version 9 isn't registered"):
         rolled_back(desk, to=9)
     desk.store.delete(bundle_key(desk.state().versions[1].bundle, "golden.npz"))
-    with pytest.raises(BundleError, match="golden.npz: "):
+    with pytest.raises(BundleError, match=r"golden.npz: "):
         rolled_back(desk)
     assert kinds(desk) == before
 
@@ -321,6 +321,21 @@ def test_mlflow_away_after_the_event_is_mended_by_reconcile(desk: Desk) -> None:
     again = rolled_back(desk)  # the same call completes it instead of rolling back twice
     assert (again.version, again.changed) == (1, False)
     assert desk.aliases() == {"champion": 1}
+
+
+def test_whoever_promotes_while_gates_run_wins(desk: Desk) -> None:
+    """The verdict was about another champion, so it isn't written on top of the new one."""
+    desk.register(1)
+    desk.register(2)
+
+    def overtaken(context: GateContext) -> GateOutcome:
+        promoted(desk, 2, gates=(), by="the faster one")
+        return GateOutcome("overtaken", True, None, None, "")
+
+    with pytest.raises(LedgerRaceError, match="the faster one wrote it meanwhile"):
+        promoted(desk, 1, gates=(overtaken,))
+    assert kinds(desk) == ["registered 1", "registered 2", "gated 2", "promoted 2"]
+    assert desk.aliases() == {"champion": 2}
 
 
 # Races, with processes that have all seen the same state before any of them writes.

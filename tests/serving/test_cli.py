@@ -193,7 +193,7 @@ def test_missing_bundle_ledger_model_and_store(
     assert run((*inspect, "--model", MODEL)) == 6
     err = capsys.readouterr().err
     assert "there is no challenger yet" in err
-    assert "00000002.json" in err
+    assert f"ledger/{MODEL}/00000003.json: previous is" in err  # the chain shows that 2 was rewritten
     assert err.count("error: ") == 5
 
 

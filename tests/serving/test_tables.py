@@ -138,7 +138,7 @@ def test_parquet_of_other_writers(tmp_path: Path, market: Market) -> None:
     strike = table.schema.get_field_index("strike")
     table = table.set_column(strike, "strike", table["strike"].cast(pa.int64()))
     table = table.append_column("volume", pa.nulls(len(table)))
-    pq.write_table(table, chain)
+    pq.write_table(table, chain, row_group_size=7)
     read = read_market(chain, path, now)
     assert same(read, market)
     days = market.path.ts.astype("datetime64[D]")
