@@ -3,8 +3,8 @@
 Shapes: N contracts, K contract features, D context. Column 0 of the features is the prior volatility (yesterday's at
 the strike, moved by the anchors) and column 1 sqrt(tau), both unscaled; the others are scaled. The correction, divided
 by sqrt(tau) so that it weighs alike in prices of all tenors, is a linear term in the features plus a two-layer network
-that also sees the context; both begin at zero, so an untrained head *is* the anchored sticky-strike prior. Invariant: the volatility is positive and within a factor e
-of the prior.
+that also sees the context; both begin at zero, so an untrained head *is* the anchored sticky-strike prior. Invariant:
+the volatility is positive and within a factor e of the prior.
 """
 
 from __future__ import annotations

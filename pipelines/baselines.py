@@ -76,7 +76,7 @@ def _regression(rows: pl.DataFrame) -> Array:
         weight = 1.0 / max(float(target[today].std()), 1e-6)
         left += weight * columns[today].T @ columns[today]
         right += weight * columns[today].T @ target[today]
-    return out[test]
+    return np.asarray(out[test])
 
 
 def lightgbm_columns(rows: pl.DataFrame) -> Array:

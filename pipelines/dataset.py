@@ -141,7 +141,7 @@ def row_weights(store: FeatureStore, day_power: float, price_share: float) -> np
     """Weight of each row's squared volatility error, mean 1 over the training rows.
 
     A day's rows weigh 1 / (root-mean-square error of the prior on that day)^`day_power`. Within a day, `price_share` of
-    the loss is the squared error in money (through vega), the rest in volatility, each in units of the prior's own error.
+    the loss is the squared error in money (through vega), the rest in volatility, each in units of the prior's own.
     """
     rows = store.rows
     training = (rows["split"] == "train").to_numpy()

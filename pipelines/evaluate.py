@@ -1,7 +1,7 @@
 """Stage evaluate: a trained net against the baselines, on dates neither has seen.
 
-In: `OUT/features/`, `OUT/train/MODEL/`. Out, in `OUT/evaluate/MODEL/`: `predictions.parquet` (a row per scored test quote),
-`metrics.json`, `report.html` (self-contained), `figures/*.png`, `by_date.csv` (for dvc plots).
+In: `OUT/features/`, `OUT/train/MODEL/`. Out, in `OUT/evaluate/MODEL/`: `predictions.parquet` (a row per scored test
+quote), `metrics.json`, `report.html` (self-contained), `figures/*.png`, `by_date.csv` (for dvc plots).
 Invariants: every predictor is scored on the same rows; prices use the carried forward and the discount last seen.
 
 Run: python -m pipelines.evaluate [key=value ...]
@@ -89,12 +89,14 @@ def predict_table(cfg: Config, store: Any, net: Any) -> pl.DataFrame:
     columns = []
     for name, volatility in volatilities.items():
         columns += [pl.Series(f"iv_{name}", volatility), pl.Series(f"price_{name}", _price(test, volatility))]
-    return test.select(*IDENTITY, *KEPT).with_columns(columns)
+    table: pl.DataFrame = test.select(*IDENTITY, *KEPT).with_columns(columns)
+    return table
 
 
 def _price(test: pl.DataFrame, volatility: np.ndarray) -> np.ndarray:
-    inputs = (test[name].to_numpy() for name in ("forward_model", "strike", "tau"))
-    return black76.price(*inputs, volatility, test["discount_model"].to_numpy(), test["right_sign"].to_numpy())
+    forward, strike, tau = (test[name].to_numpy() for name in ("forward_model", "strike", "tau"))
+    discount, right = test["discount_model"].to_numpy(), test["right_sign"].to_numpy()
+    return black76.price(forward, strike, tau, volatility, discount, right)
 
 
 def attention(store: Any, net: Any) -> np.ndarray:
@@ -134,7 +136,7 @@ def greeks_check(predictions: pl.DataFrame, rows: int = 200) -> pl.DataFrame:
         "vega": (price(volatility=v + step_v) - price(volatility=v - step_v)) / (2 * step_v),
         "theta": -(price(tau=t + step_t) - price(tau=t - step_t)) / (2 * step_t),
     }  # fmt: skip
-    host = black76.value(*(tensor.numpy() for tensor in (f, k, t, v, d)), sign)
+    host = black76.value(f.numpy(), k.numpy(), t.numpy(), v.numpy(), d.numpy(), sign)
     out = []
     for name, difference in numeric.items():
         scale = float(automatic[name].abs().max())
@@ -147,7 +149,7 @@ def greeks_check(predictions: pl.DataFrame, rows: int = 200) -> pl.DataFrame:
 
 
 def sanity_bounds(cfg: Config, store: Any, predictions: pl.DataFrame) -> list[Any]:
-    """A run on shuffled labels, which must be worse than the model, and the leaked quote itself, which must be better."""
+    """A run on shuffled labels, which must be worse than the model, and the leaked quote, which must be better."""
     from pipelines.fit import fit, predict
     from pipelines.report import SanityBound
 
@@ -156,7 +158,9 @@ def sanity_bounds(cfg: Config, store: Any, predictions: pl.DataFrame) -> list[An
         shuffled = fit(quiet, store, Path(folder), epochs=min(cfg.trainer.epochs, SHUFFLED_EPOCHS), shuffle_labels=True)
     market = predictions["iv_market"].to_numpy()
     error = 100.0 * (predict(shuffled.net, store, "test") - market)
-    leaked = _price(predictions.with_columns(right_sign=pl.when(pl.col("right") == "C").then(1.0).otherwise(-1.0)), market)
+    leaked = _price(
+        predictions.with_columns(right_sign=pl.when(pl.col("right") == "C").then(1.0).otherwise(-1.0)), market
+    )
     inside = float(((leaked >= predictions["bid"].to_numpy()) & (leaked <= predictions["ask"].to_numpy())).mean())
     return [
         SanityBound("shuffled labels", float(np.sqrt(np.mean(error**2))), "worse",

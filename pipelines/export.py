@@ -74,8 +74,10 @@ def run(cfg: Config) -> ExportResult:
     failed = [check["name"] for check in checks if check["difference"] > check["tolerance"]]
     if failed or not difference <= IV_TOLERANCE:
         shutil.rmtree(folder / "bundle")
-        raise EngineError(f"ONNX Runtime differs from PyTorch by {difference:.3g} in volatility (allowed {IV_TOLERANCE}); "
-                          f"golden vectors out of tolerance: {', '.join(failed) or 'none'}; see {folder}/parity.json")  # fmt: skip
+        raise EngineError(
+            f"ONNX Runtime differs from PyTorch by {difference:.3g} in volatility (allowed {IV_TOLERANCE}); "
+            f"golden vectors out of tolerance: {', '.join(failed) or 'none'}; see {folder}/parity.json"
+        )
     return ExportResult(folder / "bundle", bundle.sha256, difference)
 
 
@@ -92,7 +94,7 @@ def _golden(bundle: Any) -> list[Any]:
 
 
 def _engine_predictions(bundle: Any, store: Any) -> np.ndarray:
-    """Volatility of every test row as a host computes it: the whole window stepped through the engine, then the head."""
+    """Volatility of every test row as a host computes it: the window stepped through the engine, then the head."""
     from serving.engine import open_engine
 
     engine = open_engine(bundle, "ort")
@@ -105,7 +107,7 @@ def _engine_predictions(bundle: Any, store: Any) -> np.ndarray:
             engine.advance(step)
         engine.evaluate(window[-1], context)
         engine.head(context, np.ascontiguousarray(store.contracts[span]), out[span])
-    return out[(store.rows["split"] == "test").to_numpy()].astype(np.float64)
+    return np.asarray(out[(store.rows["split"] == "test").to_numpy()], dtype=np.float64)
 
 
 if __name__ == "__main__":

@@ -133,9 +133,9 @@ class _Builder:
         table = shared.contract_table(contracts, surface.ts, surface.spot, last, anchors)
         assert len(table.rows) == frame.height, "every scored quote has an expiry that was last seen"
         frame = frame[table.rows.tolist()].with_columns(
-            ts=pl.lit(surface.ts).cast(UTC_NS), underlying=pl.lit(underlying), tau=table.tau, forward_model=table.forward,
-            discount_model=table.discount, last_volatility=table.last_volatility, shift=table.shift,
-            log_return=pl.lit(float(np.log(surface.spot / last.spot))), spot=pl.lit(surface.spot),
+            ts=pl.lit(surface.ts).cast(UTC_NS), underlying=pl.lit(underlying), tau=table.tau,
+            forward_model=table.forward, discount_model=table.discount, last_volatility=table.last_volatility,
+            shift=table.shift, log_return=pl.lit(float(np.log(surface.spot / last.spot))), spot=pl.lit(surface.spot),
             last_spot=pl.lit(last.spot), realised_volatility=pl.lit(float(self.steps[-1][_RV_21])),
         )  # fmt: skip
         self.frames.append(frame.with_columns(_anchor_moves(anchors)))
@@ -144,7 +144,13 @@ class _Builder:
 
     def write(self, folder: Path) -> FeaturesResult:
         """Split, fit scalers on training dates, order by underlying and time, write."""
-        schema = {"underlying": pl.String, "ts": UTC_NS, "spot": pl.Float64, "rows": pl.Int64, "anchors": pl.Int64}
+        schema: dict[str, Any] = {
+            "underlying": pl.String,
+            "ts": UTC_NS,
+            "spot": pl.Float64,
+            "rows": pl.Int64,
+            "anchors": pl.Int64,
+        }
         columns = {name: [snapshot[name] for snapshot in self.snapshots] for name in schema}
         columns["ts"] = np.array(columns["ts"], dtype="datetime64[ns]")  # type: ignore[assignment]
         snapshots = pl.DataFrame(columns, schema_overrides=schema)

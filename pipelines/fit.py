@@ -104,7 +104,7 @@ def fit(
 ) -> Fitted:
     """Train a net of `cfg.model` on the training dates and choose its epoch on the validation dates.
 
-    `shuffle_labels` permutes the corrections among the training rows of each snapshot: a sanity run that must learn nothing.
+    `shuffle_labels` permutes the corrections among the training rows: a sanity run that must learn nothing.
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.hardware.threads:
@@ -115,8 +115,12 @@ def fit(
     if shuffle_labels:
         target = _shuffled(store, cfg.seed)
     weight = row_weights(store, cfg.trainer.day_weight_power, cfg.trainer.price_share)
-    common = {"target": target, "weight": weight, "snapshots_per_batch": cfg.trainer.snapshots_per_batch}
-    training = SnapshotBatches(store, store.places("train"), **common,  # type: ignore[arg-type]
+    common: dict[str, Any] = {
+        "target": target,
+        "weight": weight,
+        "snapshots_per_batch": cfg.trainer.snapshots_per_batch,
+    }
+    training = SnapshotBatches(store, store.places("train"), **common,
                                rows_per_snapshot=cfg.trainer.rows_per_snapshot, seed=cfg.seed)  # fmt: skip
     validation = SnapshotBatches(store, store.places("validation"), **common)
     epochs = epochs or cfg.trainer.epochs
@@ -129,7 +133,8 @@ def fit(
         gradient_clip_val=cfg.trainer.clip_norm, accumulate_grad_batches=cfg.trainer.accumulate,
         callbacks=[record, EarlyStopping(MONITOR, patience=cfg.trainer.patience), keep],
         plugins=[AtomicCheckpointIO()], logger=loggers or False, deterministic=True, num_sanity_val_steps=0,
-        enable_progress_bar=show_progress, enable_model_summary=False, log_every_n_steps=1, use_distributed_sampler=False,
+        enable_progress_bar=show_progress, enable_model_summary=False, log_every_n_steps=1,
+        use_distributed_sampler=False,
     )  # fmt: skip
     last = checkpoints / "last.ckpt"
     with warnings.catch_warnings():
@@ -137,7 +142,7 @@ def fit(
             "ignore", message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*"
         )
         resume = str(last) if cfg.trainer.resume and last.exists() else None
-        trainer.fit(module, training, validation, ckpt_path=resume, weights_only=False)  # type: ignore[arg-type]
+        trainer.fit(module, training, validation, ckpt_path=resume, weights_only=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
     net.load_state_dict(record.best["weights"])
@@ -174,7 +179,7 @@ def root_mean_square_error(net: nn.Module, batches: SnapshotBatches) -> float:
         error = (net(batch.window, batch.contracts, batch.snapshot) - batch.target).double() * 100.0
         squares, rows = squares + float((error**2).sum()), rows + len(batch.target)
     net.train()
-    return (squares / max(rows, 1)) ** 0.5
+    return float(np.sqrt(squares / max(rows, 1)))
 
 
 @torch.no_grad()
@@ -186,7 +191,7 @@ def predict(net: nn.Module, store: FeatureStore, split: str) -> np.ndarray:
         contracts = torch.from_numpy(np.array(store.contracts[span]))
         window = torch.from_numpy(store.window(int(place))).unsqueeze(0)
         out[span] = net(window, contracts, torch.zeros(len(contracts), dtype=torch.long)).double().numpy()
-    return out[(store.rows["split"] == split).to_numpy()]
+    return np.asarray(out[(store.rows["split"] == split).to_numpy()])
 
 
 def _shuffled(store: FeatureStore, seed: int) -> np.ndarray:
@@ -199,4 +204,4 @@ def _shuffled(store: FeatureStore, seed: int) -> np.ndarray:
     for split in ("train", "validation"):
         chosen = np.flatnonzero((rows["split"] == split).to_numpy())
         correction[chosen] = correction[generator.permutation(chosen)]
-    return (prior + correction).astype(np.float32)
+    return np.asarray(prior + correction, dtype=np.float32)

@@ -2,8 +2,8 @@
 
 In: the trained net, the features and the quotes they came from. Out: arrays for `golden.npz`, `demo.npz` and
 `reference.npz` (names: serving/golden.py, serving/tables.py).
-Invariant: the demo's expected volatilities come from the window and features of *training*; a host that computes its own
-from the demo's quotes must reach them.
+Invariant: the demo's expected volatilities come from the window and features of *training*; a host that computes its
+own from the demo's quotes must reach them.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class PricingModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         error = (self.net(batch.window, batch.contracts, batch.snapshot) - batch.target) / VOL_POINT
-        loss = (batch.weight * error.float() ** 2).mean()
+        loss: Tensor = (batch.weight * error.float() ** 2).mean()
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target))
         return loss
 

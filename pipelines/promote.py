@@ -144,7 +144,7 @@ def run(cfg: Operation) -> Promotion:
     """Gate and promote `version` of `model` with the gates of `conf/gate/`."""
     if cfg.version is None:
         raise ConfigError(["version: must be given, as version=NUMBER"])
-    gates = [
+    gates: list[Gate] = [
         partial(accuracy, baseline=cfg.gate.accuracy_baseline, ratio=cfg.gate.accuracy_ratio,
                 champion_tolerance=cfg.gate.champion_tolerance),
         parity,

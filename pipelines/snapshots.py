@@ -1,7 +1,7 @@
 """Read canonical quotes back, one snapshot of one underlying at a time, and the underlying's longer history.
 
 In: `quotes.parquet` of ingest (sorted by ts, row groups within one UTC date); a CSV or Parquet of (date, close).
-Out: an iterator of (underlying, `Quotes`), coin prices turned into money at the index. Invariant: memory holds one date.
+Out: an iterator of (underlying, `Quotes`), coin prices turned into money at the index. Memory holds one date.
 """
 
 from __future__ import annotations

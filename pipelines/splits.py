@@ -28,10 +28,10 @@ def assign_splits(snapshots: pl.DataFrame, split: SplitConfig, passed_over: int 
         span = f"{scored[0]} to {scored[-1]}" if scored.size else "none"
         raise TooFewSnapshotsError(
             f"too few dates with scored quotes: have {before.size} before split.test_from={split.test_from} and "
-            f"{test.size} from it on ({scored.size} in all, {span}; {passed_over} snapshots passed over), need {needed} "
-            f"before (split.validation_snapshots={split.validation_snapshots}, twice split.embargo={split.embargo}, "
-            f"{FEWEST_TRAINING_DATES} to train on) and 1 after: give more data, move split.test_from or lower "
-            "split.validation_snapshots"
+            f"{test.size} from it on ({scored.size} in all, {span}; {passed_over} snapshots passed over), "
+            f"need {needed} before (split.validation_snapshots={split.validation_snapshots}, twice "
+            f"split.embargo={split.embargo}, {FEWEST_TRAINING_DATES} to train on) and 1 after: give more data, "
+            "move split.test_from or lower split.validation_snapshots"
         )
     end = before.size - split.embargo
     start = end - split.validation_snapshots

@@ -2,7 +2,7 @@
 
 In: `OUT/features/`. Out, in `OUT/train/MODEL/`: `weights.safetensors`, `model.json` (family, sizes, seed, best epoch,
 configuration and data hashes, MLflow run), `history.csv` (epoch, train_loss, validation_iv_rmse), `metrics.json`,
-`tensorboard/`. Checkpoints lie in `OUT/checkpoints/MODEL/HASH/` while the training runs; a killed one goes on from there.
+`tensorboard/`. Checkpoints lie in `OUT/checkpoints/MODEL/HASH/` while the training runs; a killed one goes on.
 
 Run: python -m pipelines.train [key=value ...]
 """

@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 BACKENDS = ("ort", "null")
 FLOAT32 = np.dtype(np.float32)
 CONTEXT_TOLERANCE, IV_TOLERANCE = "context", "iv"  # keys of the manifest's tolerances
-GOLDEN_HEAD_WINDOW = -1  # the golden window whose context the golden volatilities were computed from
+GOLDEN_HEAD_WINDOW = 0  # the golden window whose context the golden volatilities were computed from
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def layout_of(manifest: Manifest) -> Layout:
     sizes = {(one.window_steps, one.step_features, one.contract_features) for one in layouts}
     if len(sizes) > 1:
         raise EngineError(f"members of the bundle differ in (steps, step features, contract features): {sorted(sizes)}")
-    (window_steps, step_features, contract_features), = sizes
+    ((window_steps, step_features, contract_features),) = sizes
     return Layout(window_steps, step_features, contract_features, tuple(one.context_sizes[0] for one in layouts))
 
 

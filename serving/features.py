@@ -17,9 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import DataError
-from serving.last_seen import Anchor, AnchorTarget, LastSeen, forward_deviation, shift_at
+from serving.last_seen import (
+    MONEYNESS_LIMIT,
+    TAU_RANGE,
+    Anchor,
+    AnchorTarget,
+    LastSeen,
+    forward_deviation,
+    shift_at,
+)
 from serving.normal import Array
-from serving.surface import DAYS_PER_YEAR, ExpiryKey, Texts, Times, tau_years
+from serving.surface import DAYS_PER_YEAR, Texts, Times, group_rows, tau_years
 
 GRID_DAYS = (14.0, 45.0, 120.0)  # tenors at which surface and anchors' moves enter the market sequence
 RV_HORIZONS = (5, 10, 21, 63)  # steps
@@ -35,7 +43,8 @@ STEP_FEATURES: tuple[str, ...] = (
     "anchored", "anchor_move_14", "anchor_move_45", "anchor_move_120", "forward_deviation",
 )  # fmt: skip
 
-# The head reads `prior_volatility` and `sqrt_tau` unscaled: its output is a correction to the prior.
+# The head reads `prior_volatility` and `sqrt_tau` unscaled: its output is a correction to the prior. `right` is that of
+# the out-of-the-money contract at the strike: call and put of a strike share a volatility, so their prices keep parity.
 CONTRACT_FEATURES: tuple[str, ...] = (
     "prior_volatility", "sqrt_tau", "moneyness", "moneyness_squared", "right", "last_volatility",
     "slope", "curvature", "roughness", "return", "return_moneyness", "return_moneyness_squared", "return_slope",
@@ -212,10 +221,6 @@ class Contracts:
     strike: Array
     right: Array
 
-    def keys(self) -> list[ExpiryKey]:
-        """The smile each contract belongs to."""
-        return [ExpiryKey(str(root), expiry) for root, expiry in zip(self.root, self.expiry, strict=True)]
-
 
 @dataclass(frozen=True)
 class ContractTable:
@@ -228,28 +233,27 @@ class ContractTable:
     discount: Array  # last seen
     last_volatility: Array
     shift: Array  # volatility
-    in_range: npt.NDArray[np.bool_]  # the last smile lay in the scored range
+    in_range: npt.NDArray[np.bool_]  # the last smile and the contract lie in the scored range
 
 
 def contract_table(
     contracts: Contracts, ts: np.datetime64, spot: float, last: LastSeen, anchors: list[Anchor]
 ) -> ContractTable:
     """Features [N, K] of the contracts whose expiry was last seen and isn't over; others are left out of `rows`."""
-    by_key: dict[ExpiryKey, list[int]] = {}
-    for row, key in enumerate(contracts.keys()):
-        by_key.setdefault(key, []).append(row)
     log_return = float(np.log(spot / last.spot))
     elapsed_days, _ = _elapsed(np.array([last.ts, ts]))
     deviation = forward_deviation(anchors)
     blocks: list[tuple[np.ndarray, ...]] = []
-    for key, members in by_key.items():
+    for key, rows in group_rows(contracts.root, contracts.expiry, contracts.strike).items():
         tau = tau_years(ts, key.expiry)
         if key not in last.smiles or tau <= 0:
             continue
         smile = last.smiles[key]
-        rows = np.array(members, dtype=np.intp)
-        strike, right = contracts.strike[rows], contracts.right[rows]
-        root_tau = np.sqrt(tau)
+        strike = contracts.strike[rows]
+        forward, root_tau = last.carried_forward(key, spot), np.sqrt(tau)
+        right = np.where(strike >= forward, 1.0, -1.0)
+        in_range = np.abs(np.log(strike / forward)) < MONEYNESS_LIMIT * root_tau
+        in_range &= smile.in_range and TAU_RANGE[0] < tau < TAU_RANGE[1]
         x = np.log(strike / smile.forward) / root_tau
         clipped = np.clip(x, -1.0, 1.0)  # polynomials must not explode in far wings
         volatility = smile.at(strike)
@@ -267,9 +271,8 @@ def contract_table(
             one * shift, shift * clipped, shift * clipped**2, one * shift * root_tau,
             one * off, off * local_slope, one * business / tau, one * elapsed_days / (tau * DAYS_PER_YEAR),
         ]  # fmt: skip
-        forward = last.carried_forward(key, spot)
         blocks.append((rows, np.stack(columns, axis=1), one * tau, one * forward, one * smile.discount, volatility,
-                       one * shift, np.full(rows.size, smile.in_range)))  # fmt: skip
+                       one * shift, in_range))  # fmt: skip
     if not blocks:
         empty = np.zeros(0)
         return ContractTable(np.zeros(0, np.intp), np.zeros((0, len(CONTRACT_FEATURES))), empty, empty, empty, empty,

@@ -141,7 +141,7 @@ def find_anchors(now: Quotes, last: LastSeen, targets: tuple[AnchorTarget, ...])
     if not targets:
         return []
     mid = now.mid
-    groups = group_rows(now)
+    groups = group_rows(now.root, now.expiry, now.strike)
     live = [
         key for key in groups if key in last.smiles and last.smiles[key].in_range and tau_years(now.ts, key.expiry) > 0
     ]

@@ -101,8 +101,10 @@ def price_chain(engine: Engine, spec: FeatureSpec, chain: Sequence[Quotes], path
     """Price every contract; `chain` ascending in time and before `now`. Resets the engine."""
     info = engine.info()
     _check_inputs(info, spec, chain, now)
-    path, notes = complete_path(path, chain, now)
-    used = list(chain if info.semantics == "stateful" else chain[-spec.window :])
+    used, unusable = usable_snapshots(chain, spec, info)
+    path, notes = complete_path(path, [quotes for quotes in chain if quotes.ts not in unusable], now)
+    if unusable:
+        notes.append(f"{len(unusable)} snapshots without a usable smile were passed over, as in training")
     if len(used) < spec.window and info.semantics == "window":
         notes.append(f"{len(used)} snapshots for a window of {spec.window} steps: the rest is zeros")
     last = _feed(engine, spec, used, path, skip_first=len(used) == spec.window and info.semantics == "window")
@@ -111,8 +113,35 @@ def price_chain(engine: Engine, spec: FeatureSpec, chain: Sequence[Quotes], path
         notes.append(f"{len(anchors)} of {len(spec.anchors)} anchors quote now")
     context = np.zeros(info.context_size, np.float32)
     engine.evaluate(spec.step_scaler(market_step(path, last, anchors)), context)
-    contracts = distinct_contracts(used[-1], now)
+    contracts = distinct_contracts(used[-1][0], now)
     return _price(engine, spec, contracts, context, last, anchors, now, notes)
+
+
+def usable_snapshots(
+    chain: Sequence[Quotes], spec: FeatureSpec, info: EngineInfo
+) -> tuple[list[tuple[Quotes, LastSeen]], set[np.datetime64]]:
+    """The snapshots that count, with what was seen in them, and the times of those that don't.
+
+    Training passes over snapshots without a smile in the scored range. In `window` semantics no more than the last T
+    that count are looked for. DataError where none does.
+    """
+    wanted = len(chain) if info.semantics == "stateful" else spec.window
+    used: list[tuple[Quotes, LastSeen]] = []
+    unusable: set[np.datetime64] = set()
+    for quotes in reversed(chain):
+        if len(used) == wanted:
+            break
+        seen = last_seen(build_surface(quotes))
+        if seen.usable:
+            used.insert(0, (quotes, seen))
+        else:
+            unusable.add(quotes.ts)
+    if not used:
+        raise DataError(
+            f"no snapshot of the chain has a usable smile ({len(chain)} looked at): calls and puts with two-sided "
+            "quotes within 5 % of spot are needed, expiring in 5 days to a year"
+        )
+    return used, unusable
 
 
 def _check_inputs(info: EngineInfo, spec: FeatureSpec, chain: Sequence[Quotes], now: Quotes) -> None:
@@ -151,15 +180,17 @@ def complete_path(path: Path, chain: Sequence[Quotes], now: Quotes) -> tuple[Pat
     return Path(ts[order], price[order]), notes
 
 
-def _feed(engine: Engine, spec: FeatureSpec, used: Sequence[Quotes], path: Path, *, skip_first: bool) -> LastSeen:
+def _feed(
+    engine: Engine, spec: FeatureSpec, used: Sequence[tuple[Quotes, LastSeen]], path: Path, *, skip_first: bool
+) -> LastSeen:
     """Advance the engine over the closed steps; `skip_first`: of the first snapshot only its surface counts."""
     engine.reset()
     last: LastSeen | None = None
-    for index, quotes in enumerate(used):
+    for index, (quotes, seen) in enumerate(used):
         if index or not skip_first:
             anchors = [] if last is None else find_anchors(quotes, last, spec.anchors)
             engine.advance(spec.step_scaler(market_step(path.until(quotes.ts), last, anchors)))
-        last = last_seen(build_surface(quotes))
+        last = seen
     assert last is not None
     return last
 

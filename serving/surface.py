@@ -138,12 +138,12 @@ def _pairs(quotes: Quotes, rows: npt.NDArray[np.intp], mid: Array) -> tuple[Arra
     return strikes, mid[calls[at_call]] - mid[puts[at_put]]
 
 
-def group_rows(quotes: Quotes) -> dict[ExpiryKey, npt.NDArray[np.intp]]:
-    """Row numbers of each smile, in order of expiry and root."""
-    if not len(quotes):
+def group_rows(root: Texts, expiry: Times, strike: Array) -> dict[ExpiryKey, npt.NDArray[np.intp]]:
+    """Row numbers of each smile, strikes ascending, in order of expiry and root."""
+    if not len(strike):
         return {}
-    order = np.lexsort((quotes.strike, quotes.root, quotes.expiry))
-    root, expiry = quotes.root[order], quotes.expiry[order]
+    order = np.lexsort((strike, root, expiry))
+    root, expiry = root[order], expiry[order]
     starts = np.flatnonzero(np.r_[True, (root[1:] != root[:-1]) | (expiry[1:] != expiry[:-1])])
     return {
         ExpiryKey(str(root[start]), expiry[start]): rows
@@ -180,7 +180,7 @@ def build_surface(quotes: Quotes) -> Surface:
     A surface without smiles means that nothing in the snapshot could be used (no parity anywhere, no two-sided quotes).
     """
     mid = quotes.mid
-    groups = group_rows(quotes)
+    groups = group_rows(quotes.root, quotes.expiry, quotes.strike)
     carries = _carries(quotes, groups, mid)
     smiles: dict[ExpiryKey, Smile] = {}
     for key, (forward, discount, from_parity) in carries.items():

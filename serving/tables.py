@@ -43,9 +43,7 @@ SIGN = {"C": 1.0, "P": -1.0}
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 CHUNK_ROWS = 20_000
 LISTED = 10  # rows shown of one kind of problem; the others are counted
-TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?))?(Z|[+-]\d\d:?\d\d)?", re.ASCII
-)
+TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?))?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 YEARS = (1700, 2250)  # what nanoseconds in 64 bits can hold
 REMEDIES = {
     "ts": "an ISO 8601 time in UTC such as 2018-12-31T20:45:00Z",

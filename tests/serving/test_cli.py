@@ -113,9 +113,7 @@ def test_the_table_shows_the_money_of_each_expiry(
     assert "% per square root of a year" in out
 
 
-def test_files_give_what_the_library_gives(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_give_what_the_library_gives(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     market = small_market(6)
     chain, path, now = write_market(tmp_path, market, ".csv.gz")
     out = tmp_path / "out.parquet"
@@ -180,9 +178,7 @@ def test_tampered_bundle_is_refused_by_name(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_missing_bundle_ledger_model_and_store(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_bundle_ledger_model_and_store(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inspect = ("inspect", "--store", store)
     assert run((*inspect, "--model", MODEL, "--channel", "challenger")) == 6
     assert run((*inspect, "--model", "other")) == 6
@@ -234,9 +230,7 @@ def test_damaged_input_is_listed_and_nothing_is_written(
         (("--demo", "--out", "out.csv", "--backend", "null"), "null"),
     ],
 )
-def test_wrong_usage(
-    made: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
-) -> None:
+def test_wrong_usage(made: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(SystemExit) as caught:
         price(made, *arguments)
     assert caught.value.code == 2
@@ -291,9 +285,7 @@ def test_inspect_tells_broken_parity(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "golden parity is broken for context" in caught.err
 
 
-def test_info_names_versions_and_reasons(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_info_names_versions_and_reasons(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(("info",)) == 0
     out = capsys.readouterr().out
     for text in (f"numpy {np.__version__}", "cpu ", "engine ort: available", "engine null: available"):

@@ -1,0 +1,73 @@
+"""What `make repro` ends with: a table of the registered versions, their errors, and what to type next.
+
+In: `OUT/register/*/version.json`, `OUT/evaluate/*/metrics.json`. Out: text on the terminal.
+
+Run: python -m pipelines.summary [key=value ...]
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.config import Config
+from serving.errors import DataError
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model; errors are IV RMSE in vol points on the test dates."""
+
+    model: str
+    version: int
+    error: float
+    baseline: str
+    baseline_error: float
+    report: Path
+
+
+def collect(folder: Path) -> list[Line]:
+    """One line per registered model; raises DataError where there is none."""
+    lines = []
+    for version_path in sorted(folder.glob("register/*/version.json")):
+        version = json.loads(version_path.read_text())
+        evaluation = folder / "evaluate" / version["model"]
+        metrics = json.loads((evaluation / "metrics.json").read_text())
+        best = metrics["best_baseline"]
+        lines.append(Line(version["model"], version["version"], metrics["test"]["model"]["iv_rmse"], best["name"],
+                          best["iv_rmse"], evaluation / "report.html"))  # fmt: skip
+    if not lines:
+        raise DataError(f"{folder} holds no registered version: run make repro first")
+    return lines
+
+
+def run(cfg: Config) -> None:
+    """Print the table."""
+    lines = collect(cfg.folder)
+    table = Table(title="registered", caption="IV RMSE on the test dates, vol points")
+    for heading in ("model", "version", "test error", "best baseline", "its error", "report"):
+        table.add_column(heading, justify="right" if "error" in heading or heading == "version" else "left")
+    for line in lines:
+        table.add_row(line.model, str(line.version), f"{line.error:.3f}", line.baseline, f"{line.baseline_error:.3f}",
+                      str(line.report))  # fmt: skip
+    console = Console(width=max(100, Console().width))
+    console.print(table)
+    console.print(f"data: {cfg.data.provenance}", style="dim", highlight=False)
+    first = lines[0]
+    console.print("next:", highlight=False)
+    for command in (
+        f".venv/bin/python -m pipelines.promote model={first.model} version={first.version}",
+        f".venv/bin/strikeforge-host price --model {first.model} --channel champion --store {cfg.storage.url} --demo "
+        "--out prices.csv",
+    ):
+        console.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    from pipelines.command import stage
+
+    raise SystemExit(stage(__doc__, run))
