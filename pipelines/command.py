@@ -32,15 +32,18 @@ def _command(help_text: str | None, act: Callable[[Sequence[str]], Any], argv: S
             return 0
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
         result = act(arguments)
-        sys.stdout.write(describe(result) + "\n")
+        if text := describe(result):
+            sys.stdout.write(text + "\n")
         return 0
 
     return run_command(main, argv)
 
 
 def describe(result: Any) -> str:
-    """A result as `name=value` words."""
+    """A result's own message, or its fields as `name=value` words."""
     if not dataclasses.is_dataclass(result):
         return "" if result is None else str(result)
+    if message := getattr(result, "message", ""):
+        return str(message)
     words = (f"{field.name}={getattr(result, field.name)}" for field in dataclasses.fields(result))
     return f"{type(result).__name__}: " + ", ".join(words)

@@ -20,10 +20,11 @@ from models.pricing_lstm import PricingLSTM
 from pipelines.dataset import FeatureStore
 from pipelines.snapshots import read_history, read_snapshots
 from serving import features as shared
+from serving.demo import pack_demo
 from serving.last_seen import find_anchors, last_seen
 from serving.pricing import distinct_contracts
 from serving.surface import Quotes, build_surface
-from serving.tables import Market, pack_demo
+from serving.tables import Market
 
 Arrays = dict[str, npt.NDArray[Any]]
 WINDOWS, CONTRACTS = 4, 512

@@ -49,22 +49,23 @@ def run(cfg: Config) -> None:
     """Print the table."""
     lines = collect(cfg.folder)
     table = Table(title="registered", caption="IV RMSE on the test dates, vol points")
-    for heading in ("model", "version", "test error", "best baseline", "its error", "report"):
+    for heading in ("model", "version", "test error", "best baseline", "its error"):
         table.add_column(heading, justify="right" if "error" in heading or heading == "version" else "left")
     for line in lines:
-        table.add_row(line.model, str(line.version), f"{line.error:.3f}", line.baseline, f"{line.baseline_error:.3f}",
-                      str(line.report))  # fmt: skip
-    console = Console(width=max(100, Console().width))
+        table.add_row(line.model, str(line.version), f"{line.error:.3f}", line.baseline, f"{line.baseline_error:.3f}")
+    console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(f"data: {cfg.data.provenance}", style="dim", highlight=False)
+    console.print(f"data: {cfg.data.provenance}")
+    for line in lines:
+        console.print(f"report of {line.model} {line.version}: {line.report}")
     first = lines[0]
-    console.print("next:", highlight=False)
+    console.print("next:")
     for command in (
         f".venv/bin/python -m pipelines.promote model={first.model} version={first.version}",
         f".venv/bin/strikeforge-host price --model {first.model} --channel champion --store {cfg.storage.url} --demo "
         "--out prices.csv",
     ):
-        console.print(f"  {command}", highlight=False, soft_wrap=True)
+        console.print(f"  {command}")
 
 
 if __name__ == "__main__":

@@ -26,22 +26,15 @@ import numpy as np
 
 from serving.blobstore import FolderStore, open_store
 from serving.bundle import Bundle, fetch_bundle, load_bundle
+from serving.demo import DEMO_CHAIN, DEMO_FILES, unpack_demo
 from serving.engine import IV_TOLERANCE, Engine, golden_parity, open_engine, tolerance_of, unavailable_engines
 from serving.errors import BundleError, DataError, EngineError, run_command
 from serving.ledger import CHANNELS, Ledger
 from serving.normal import Array
 from serving.pricing import PRICED, PricedChain, feature_spec, price_chain
-from serving.tables import (
-    DEMO_CHAIN,
-    DEMO_FILES,
-    SUFFIXES,
-    Market,
-    has_known_suffix,
-    iso,
-    read_market,
-    unpack_demo,
-    write_table,
-)
+from serving.problems import iso
+from serving.table_files import SUFFIXES, has_known_suffix, write_table
+from serving.tables import Market, read_market
 
 PRICING_BACKENDS = ("ort",)
 LEGEND = """\

@@ -17,11 +17,12 @@ import pytest
 from serving.blobstore import FolderStore
 from serving.bundle import Bundle, store_bundle
 from serving.cli import main
+from serving.demo import pack_demo
 from serving.engine import open_engine
 from serving.engines import ort
 from serving.errors import run_command
 from serving.ledger import Ledger
-from serving.tables import CHAIN_COLUMNS, Market, pack_demo
+from serving.tables import CHAIN_COLUMNS, Market
 from tests.contract.test_engines import small_bundle
 from tests.serving.test_pricing import priced_by, small_market
 from tests.serving.test_tables import edited, write_market

@@ -17,9 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serving.demo import pack_demo, unpack_demo
 from serving.errors import BundleError, DataError, SchemaError
+from serving.problems import iso
 from serving.surface import Quotes
-from serving.tables import CHAIN_COLUMNS, Market, iso, pack_demo, read_market, unpack_demo, write_table
+from serving.table_files import write_table
+from serving.tables import CHAIN_COLUMNS, Market, read_market
 from tests.serving.test_pricing import small_market
 
 Columns = dict[str, Any]
