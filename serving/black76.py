@@ -5,7 +5,8 @@ In: arrays that broadcast together. Units: `forward`, `strike` in money; `tau` i
 -1 for a put. Out: float64. Source: F. Black, "The pricing of commodity contracts", J. Financial Economics 3 (1976).
 
 Invariants: prices lie in [D max(w(F-K), 0), D F] for calls and [.., D K] for puts; zero time or zero volatility gives
-the discounted intrinsic value; bad input (negative time or volatility, non-positive forward or strike) gives NaN.
+the discounted intrinsic value; bad input (negative time or volatility, non-positive forward or strike, anything
+infinite) gives NaN.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ def _prepare(*values: npt.ArrayLike) -> tuple[Array, ...]:
     return tuple(np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in values)))
 
 
+def _positive(values: Array) -> npt.NDArray[np.bool_]:
+    return np.asarray((values > 0) & (values < np.inf))
+
+
 def value(
     forward: npt.ArrayLike,
     strike: npt.ArrayLike,
@@ -60,7 +65,7 @@ def value(
 ) -> Valuation:
     """Price, delta, gamma, vega and theta (see `Valuation` for units)."""
     f, k, t, v, df, w = _prepare(forward, strike, tau, volatility, discount, right)
-    bad = ~((f > 0) & (k > 0) & (t >= 0) & (v >= 0) & (df > 0) & (np.abs(w) == 1))
+    bad = ~(_positive(f) & _positive(k) & _positive(df) & (t >= 0) & (v >= 0) & np.isfinite(t + v) & (np.abs(w) == 1))
     with np.errstate(all="ignore"):
         root_t = np.sqrt(t)
         deviation = v * root_t
@@ -78,10 +83,8 @@ def value(
         decay = np.where(still, 0.0, df * f * bell * v / (2.0 * np.where(t == 0, 1.0, root_t)))
         rate = np.where(t == 0, 0.0, -np.log(df) / np.where(t == 0, 1.0, t))
         theta = rate * price - decay
-    price = np.maximum(price, 0.0)
-    for out in (price, delta, gamma, vega, theta):
-        out[bad] = np.nan
-    return Valuation(price, delta, gamma, vega, theta)
+    outputs = (np.maximum(price, 0.0), delta, gamma, vega, theta)
+    return Valuation(*(np.where(bad, np.nan, out) for out in outputs))
 
 
 def price(
@@ -123,7 +126,7 @@ def implied_volatility(
     status = np.full(p.shape, VolatilityStatus.OK, dtype=np.int8)
     result = np.full(p.shape, np.nan)
     with np.errstate(all="ignore"):
-        fine = (f > 0) & (k > 0) & (t > 0) & (df > 0) & np.isfinite(p) & (np.abs(w) == 1)
+        fine = _positive(f) & _positive(k) & _positive(t) & _positive(df) & np.isfinite(p) & (np.abs(w) == 1)
         status[~fine] = VolatilityStatus.BAD_INPUT
         scale = np.sqrt(f * k)
         target = (p / df - np.maximum(w * (f - k), 0.0)) / scale

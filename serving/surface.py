@@ -125,7 +125,7 @@ def fit_parity(strike: Array, difference: Array) -> tuple[float, float] | None:
         spread = 1.4826 * float(np.median(np.abs(residual[use]))) + 1e-9
         use = np.abs(residual) <= max(3.0 * spread, 1e-6)
     discount = -float(line[1])
-    if not DISCOUNT_RANGE[0] < discount < DISCOUNT_RANGE[1]:
+    if not DISCOUNT_RANGE[0] < discount < DISCOUNT_RANGE[1] or not line[0] > 0:
         return None
     return float(line[0]) / discount, discount
 
@@ -182,25 +182,43 @@ def build_surface(quotes: Quotes) -> Surface:
     mid = quotes.mid
     groups = group_rows(quotes.root, quotes.expiry, quotes.strike)
     carries = _carries(quotes, groups, mid)
+    chosen = {}
+    for key, (forward, _, _) in carries.items():
+        rows, strike, right = groups[key], quotes.strike[groups[key]], quotes.right[groups[key]]
+        chosen[key] = rows[np.isfinite(mid[rows]) & np.where(right > 0, strike >= forward, strike < forward)]
+    volatility = _volatilities(quotes, mid, carries, chosen)
     smiles: dict[ExpiryKey, Smile] = {}
     for key, (forward, discount, from_parity) in carries.items():
-        rows = groups[key]
-        strike, right = quotes.strike[rows], quotes.right[rows]
-        rows = rows[np.isfinite(mid[rows]) & np.where(right > 0, strike >= forward, strike < forward)]
-        tau = tau_years(quotes.ts, key.expiry)
-        strike, right = quotes.strike[rows], quotes.right[rows]
-        volatility, status = black76.implied_volatility(mid[rows], forward, strike, tau, discount, right)
-        solved = status == black76.VolatilityStatus.OK
-        rows = rows[solved]
-        if not rows.size:
-            continue
-        smiles[key] = Smile(
-            key, tau, forward, discount, from_parity, strike[solved], right[solved], quotes.bid[rows],
-            quotes.ask[rows], volatility[solved], np.zeros(rows.size, dtype=np.int8),
-        )  # fmt: skip
+        rows = chosen[key][np.isfinite(volatility[chosen[key]])]
+        if rows.size:
+            smiles[key] = Smile(
+                key, tau_years(quotes.ts, key.expiry), forward, discount, from_parity, quotes.strike[rows],
+                quotes.right[rows], quotes.bid[rows], quotes.ask[rows], volatility[rows],
+                np.zeros(rows.size, dtype=np.int8),
+            )  # fmt: skip
     flagged = {key: _flag(smile) for key, smile in smiles.items()}
     _flag_calendar(flagged)
     return Surface(quotes.ts, quotes.spot, flagged)
+
+
+def _volatilities(
+    quotes: Quotes,
+    mid: Array,
+    carries: dict[ExpiryKey, tuple[float, float, bool]],
+    chosen: dict[ExpiryKey, npt.NDArray[np.intp]],
+) -> Array:
+    """Implied volatility of the chosen rows (NaN elsewhere and where none exists), all smiles in one call."""
+    out = np.full(len(quotes), np.nan)
+    if not chosen:
+        return out
+    rows = np.concatenate(list(chosen.values()))
+    counts = [len(part) for part in chosen.values()]
+    carry = np.array([[tau_years(quotes.ts, key.expiry), *carries[key][:2]] for key in chosen])
+    tau, forward, discount = np.repeat(carry, counts, axis=0).T
+    out[rows], _ = black76.implied_volatility(
+        mid[rows], forward, quotes.strike[rows], tau, discount, quotes.right[rows]
+    )
+    return out
 
 
 def arbitrage_flags(strike: Array, call: Array, discount: float) -> npt.NDArray[np.int8]:
