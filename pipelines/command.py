@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipelines.config import Config, Operation, load_config, load_operation
-from serving.errors import run_command
+from serving.errors import StrikeforgeError, run_command
 
 
 def stage(help_text: str | None, run: Callable[[Config], Any], argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,12 @@ def _command(help_text: str | None, act: Callable[[Sequence[str]], Any], argv: S
             sys.stdout.write(f"{help_text}\nKeys and their values: conf/. Exit codes: serving/errors.py.\n")
             return 0
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-        result = act(arguments)
+        try:
+            result = act(arguments)
+        except OSError as error:
+            if error.filename is None:  # not about a file: ours to mend
+                raise
+            raise StrikeforgeError(f"{error.filename}: {error.strerror}; check the path and its permissions") from error
         if text := describe(result):
             sys.stdout.write(text + "\n")
         return 0

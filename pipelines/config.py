@@ -23,16 +23,35 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from serving.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
+
+
+def _written_as_date(value: Any) -> Any:
+    """A number isn't a date, though pydantic would count its seconds from 1970."""
+    if value is None or isinstance(value, str | datetime.date):
+        return value
+    raise ValueError("dates are written YYYY-MM-DD")
+
+
+def _without_nulls(value: Any) -> Any:
+    """`data.constants.currency=null` takes a choice's default away, so that a column can take its place."""
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+# Strict: true isn't 1, "3" isn't 3.
+Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Number = Annotated[float, Field(strict=True)]
+NotNegative = Annotated[float, Field(ge=0, strict=True)]
+Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Positive = Annotated[float, Field(gt=0, strict=True)]
+Date = Annotated[datetime.date, BeforeValidator(_written_as_date)]
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -40,7 +59,7 @@ class AnchorSpec:
     """An anchor: the strike nearest F exp(moneyness sqrt(tau)) in the expiry nearest `tenor_days`."""
 
     tenor_days: Positive
-    moneyness: float = 0.0
+    moneyness: Number = 0.0
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -54,16 +73,16 @@ class DataConfig:
     provenance: str
     time_zone: str | None  # empty: the layout's own
     snapshot_time: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] | None
-    columns: dict[str, str]
-    constants: dict[str, str]
-    settlement_by_root: dict[str, Literal["am", "pm"]]
+    columns: Annotated[dict[str, str], BeforeValidator(_without_nulls)]
+    constants: Annotated[dict[str, str], BeforeValidator(_without_nulls)]
+    settlement_by_root: Annotated[dict[str, Literal["am", "pm"]], BeforeValidator(_without_nulls)]
 
 
 @dataclass(frozen=True, config=CLOSED)
 class FeaturesConfig:
     """Market sequence and the choice of snapshots."""
 
-    window: Annotated[int, Field(ge=2)]
+    window: Annotated[int, Field(ge=2, strict=True)]
     smallest_rows: Count
 
 
@@ -71,10 +90,18 @@ class FeaturesConfig:
 class SplitConfig:
     """Training, validation, test: in that order in time, with an embargo between them (in snapshots)."""
 
-    test_from: datetime.date
-    test_to: datetime.date | None
+    test_from: Date
+    test_to: Date | None
     validation_snapshots: Count
-    embargo: Annotated[int, Field(ge=0)]
+    embargo: Whole
+
+    @field_validator("test_to")
+    @classmethod
+    def _ends_after_it_begins(cls, value: datetime.date | None, info: ValidationInfo) -> datetime.date | None:
+        start = info.data.get("test_from")
+        if value is not None and start is not None and value < start:
+            raise ValueError(f"lies before split.test_from={start}")
+        return value
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -98,12 +125,12 @@ class TrainerConfig:
     rows_per_snapshot: Count
     accumulate: Count
     learning_rate: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: NotNegative
     warmup_share: Share
     clip_norm: Positive
     patience: Count
-    day_weight_power: Annotated[float, Field(ge=0, le=4)]
-    price_share: Annotated[float, Field(ge=0, le=1)]
+    day_weight_power: Annotated[float, Field(ge=0, le=4, strict=True)]
+    price_share: Annotated[float, Field(ge=0, le=1, strict=True)]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     resume: bool
 
@@ -137,7 +164,7 @@ class GateConfig:
 
     accuracy_baseline: str
     accuracy_ratio: Positive
-    champion_tolerance: Annotated[float, Field(ge=0)]
+    champion_tolerance: NotNegative
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -153,7 +180,7 @@ class Config:
     storage: StorageConfig
     registry: RegistryConfig
     gate: GateConfig
-    seed: Annotated[int, Field(ge=0)]
+    seed: Whole
     out: Annotated[str, Field(min_length=1)]
 
     @property
@@ -218,16 +245,25 @@ def _check_override(text: str, problems: list[str]) -> str | None:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
-        problems.append(f"{text!r}: isn't an override; write key=value")
+        problems.append(f"{text!r}: isn't an override; write key=value, and a value with special characters in "
+                        "quotes: 'key=\"a (1).csv\"'")  # fmt: skip
         return None
     key = override.key_or_group
+    if not key or key.split(".")[0] == "hydra":
+        problems.append(f"{text!r}: no such key; Hydra's own settings aren't part of a run's configuration")
+        return None
     if override.is_delete():
-        problems.append(f"{text!r}: keys can't be removed; set {key}= a value instead")
+        problems.append(f"{text!r}: keys can't be removed; set {key}=null or a value instead")
+        return None
+    if override.is_sweep_override():
+        problems.append(f"{text!r}: one run takes one value; a list is written {key}=[a,b]")
         return None
     if (CONF / key).is_dir():
         choice = override.value()
+        if choice is None and key == "experiment":
+            return None
         known = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
-        if choice is not None and str(choice) not in known:
+        if str(choice) not in known:
             problems.append(
                 f"{key}={choice}: no such choice; there are {', '.join(known)}{_closest(str(choice), known)}"
             )
@@ -251,6 +287,8 @@ def _describe(kind: type[Any], item: Any) -> str:
     if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         owner: Any = kind
         for part in item["loc"][:-1]:
+            if isinstance(part, int):  # a place in a list: its items are of the list's type
+                continue
             fields = (
                 {field.name: field for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
             )
@@ -260,7 +298,8 @@ def _describe(kind: type[Any], item: Any) -> str:
         return f"{key}: unknown key (value {item['input']!r}){_closest(str(item['loc'][-1]), known) or listed}"
     if item["type"] in ("missing", "missing_argument"):
         return f"{key}: missing"
-    return f"{key}: {item['msg'].lower()} (value {item['input']!r})"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[:1].lower()}{message[1:]} (value {item['input']!r})"
 
 
 TYPES: dict[str, type[Any]] = {

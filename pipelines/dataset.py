@@ -24,6 +24,8 @@ from serving import black76
 from serving.errors import DataError
 from serving.features import FeatureSpec
 
+FILES = ("spec.json", "steps.npy", "contracts.npy", "rows.parquet", "snapshots.parquet")
+
 
 class Batch(NamedTuple):
     """`window` [B, T, F], `contracts` [N, K], `snapshot` [N] (place in the window), `target` [N] (IV), `weight` [N]."""
@@ -48,18 +50,16 @@ class FeatureStore:
     @classmethod
     def open(cls, folder: Path) -> FeatureStore:
         """Open `OUT/features/`; raises DataError where it isn't complete."""
-        try:
-            return cls(
-                FeatureSpec.from_json(json.loads((folder / "spec.json").read_text())),
-                np.load(folder / "steps.npy", mmap_mode="r"),
-                np.load(folder / "contracts.npy", mmap_mode="r"),
-                pl.read_parquet(folder / "rows.parquet"),
-                pl.read_parquet(folder / "snapshots.parquet"),
-            )
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{error.filename} isn't there: run python -m pipelines.features with the same out="
-            ) from error
+        missing = [str(folder / name) for name in FILES if not (folder / name).exists()]
+        if missing:
+            raise DataError(f"{', '.join(missing)} isn't there: run python -m pipelines.features with the same out=")
+        return cls(
+            FeatureSpec.from_json(json.loads((folder / "spec.json").read_text())),
+            np.load(folder / "steps.npy", mmap_mode="r"),
+            np.load(folder / "contracts.npy", mmap_mode="r"),
+            pl.read_parquet(folder / "rows.parquet"),
+            pl.read_parquet(folder / "snapshots.parquet"),
+        )
 
     def places(self, split: str) -> npt.NDArray[np.intp]:
         """Places (in `snapshots`) of a split's snapshots, in order of time."""

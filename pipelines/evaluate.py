@@ -1,7 +1,8 @@
 """Stage evaluate: a trained net against the baselines, on dates neither has seen.
 
 In: `OUT/features/`, `OUT/train/MODEL/`. Out, in `OUT/evaluate/MODEL/`: `predictions.parquet` (a row per scored test
-quote), `metrics.json`, `report.html` (self-contained), `figures/*.png`, `by_date.csv` (for dvc plots).
+quote), `metrics.json`, `report.html` (self-contained), `figures/*.png`; for dvc, `scores.json` (metrics) and
+`by_date.csv` (plots).
 Invariants: every predictor is scored on the same rows; prices use the carried forward and the discount last seen.
 
 Run: python -m pipelines.evaluate [key=value ...]
@@ -41,13 +42,17 @@ class EvaluateResult:
 
 def run(cfg: Config) -> EvaluateResult:
     """Predict, score, report; raises DataError where an earlier stage's files are missing."""
+    import torch
+
     from pipelines import plots
     from pipelines.dataset import FeatureStore
     from pipelines.report import Report, save_figures, write_report
     from pipelines.trained import load_trained
 
+    if cfg.hardware.threads:
+        torch.set_num_threads(cfg.hardware.threads)
     store = FeatureStore.open(cfg.folder / "features")
-    trained = load_trained(cfg.folder / "train" / cfg.model.name)
+    trained = load_trained(cfg.folder / "train" / cfg.model.name, cfg.folder / "features")
     predictions = predict_table(cfg, store, trained.net)
     folder = cfg.folder / "evaluate" / cfg.model.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +78,10 @@ def run(cfg: Config) -> EvaluateResult:
     metrics = summarise(report, predictions, cfg)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     best = metrics["best_baseline"]
+    own = metrics["test"]["model"]
+    scores = {name: own[name] for name in ("iv_rmse", "price_rmse", "inside_spread")}
+    scores |= {"best_baseline": best["name"], "ratio_to_best_baseline": own["iv_rmse"] / best["iv_rmse"]}
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     return EvaluateResult(folder / "report.html", metrics["test"]["model"]["iv_rmse"], best["name"], best["iv_rmse"])
 
 
@@ -85,7 +94,10 @@ def predict_table(cfg: Config, store: Any, net: Any) -> pl.DataFrame:
         pl.col("ts", "expiry").dt.replace_time_zone("UTC"),
         right=pl.when(pl.col("right_sign") > 0).then(pl.lit("C")).otherwise(pl.lit("P")),
     )
-    volatilities = {"model": predict(net, store, "test"), **predict_all(store.rows, seed=cfg.seed)}
+    volatilities = {
+        "model": predict(net, store, "test"),
+        **predict_all(store.rows, seed=cfg.seed, threads=cfg.hardware.threads or 1),
+    }
     columns = []
     for name, volatility in volatilities.items():
         columns += [pl.Series(f"iv_{name}", volatility), pl.Series(f"price_{name}", _price(test, volatility))]

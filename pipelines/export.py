@@ -46,7 +46,7 @@ def run(cfg: Config) -> ExportResult:
     from serving.manifest import Member, MemberFile
 
     store = FeatureStore.open(cfg.folder / "features")
-    trained = load_trained(cfg.folder / "train" / cfg.model.name)
+    trained = load_trained(cfg.folder / "train" / cfg.model.name, cfg.folder / "features")
     quotes = cfg.folder / "ingest" / "quotes.parquet"
     onnx, roles = export_member(trained.net, "member-0")
     weights = "member-0/weights.safetensors"
@@ -71,7 +71,7 @@ def run(cfg: Config) -> ExportResult:
     ]
     parity = {"max_abs_iv_difference": difference, "tolerance": IV_TOLERANCE, "golden": checks}
     (folder / "parity.json").write_text(json.dumps(parity, indent=1) + "\n")
-    failed = [check["name"] for check in checks if check["difference"] > check["tolerance"]]
+    failed = [check["name"] for check in checks if not check["difference"] <= check["tolerance"]]
     if failed or not difference <= IV_TOLERANCE:
         shutil.rmtree(folder / "bundle")
         raise EngineError(

@@ -27,7 +27,7 @@ import polars as pl
 from pipelines.config import Config
 from pipelines.progress import progress
 from pipelines.snapshots import read_history, read_snapshots
-from pipelines.splits import assign_splits
+from pipelines.splits import SPLITS, assign_splits
 from serving import features as shared
 from serving.errors import DataError
 from serving.last_seen import Anchor, AnchorTarget, LastSeen, find_anchors, last_seen, scored_range, shift_at
@@ -172,7 +172,7 @@ class _Builder:
         frame.with_columns(pl.Series("split", rows_split)).write_parquet(folder / "rows.parquet")
         ordered.drop("place").write_parquet(folder / "snapshots.parquet")
         (folder / "spec.json").write_text(json.dumps(spec.to_json(), indent=1, sort_keys=True) + "\n")
-        counts = {str(name): int((rows_split == name).sum()) for name in ("train", "validation", "test", "embargo")}
+        counts = {name: int((rows_split == name).sum()) for name in SPLITS}
         borrowed = int((~frame["from_parity"]).sum())
         summary = {"snapshots": len(snapshots), "rows": len(frame), "rows_by_split": counts,
                    "rows_with_borrowed_forward": borrowed, "passed_over": self.passed_over}  # fmt: skip

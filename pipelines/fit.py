@@ -28,6 +28,7 @@ import models
 from pipelines.config import Config, HardwareConfig
 from pipelines.dataset import FeatureStore, SnapshotBatches, row_weights
 from pipelines.lightning_module import PricingModule
+from serving.errors import ConfigError
 
 MONITOR = "validation_iv_rmse"
 
@@ -58,14 +59,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class _Epochs(Callback):
-    """Sets the draw of each epoch, keeps the history and the best weights; both travel in the checkpoint."""
+    """Sets the draw of each epoch, keeps the history and the best weights; both travel in the checkpoint.
 
-    def __init__(self, batches: SnapshotBatches) -> None:
-        self.batches = batches
+    So does the state of the random generators: dropout after a resume goes on where the killed run's was.
+    """
+
+    def __init__(self, batches: SnapshotBatches, early: EarlyStopping) -> None:
+        self.batches, self.early = batches, early
+        self.random: dict[str, Any] | None = None  # of the checkpoint gone on from
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"epoch": -1, "value": float("inf"), "weights": None}
 
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if self.early.stopped_epoch:  # killed between the last epoch and the writing of the weights
+            trainer.should_stop = True
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if self.random is not None:
+            torch.set_rng_state(self.random["cpu"])
+            torch.cuda.set_rng_state_all(self.random["cuda"])
+            self.random = None
         self.batches.set_epoch(trainer.current_epoch)
 
     def consider(self, epoch: int, value: float, net: nn.Module) -> None:
@@ -86,10 +99,11 @@ class _Epochs(Callback):
         self.history[-1]["train_loss"] = float(trainer.callback_metrics["train_loss"])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "best": self.best}
+        random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        return {"history": self.history, "best": self.best, "random": random}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history, self.best = state_dict["history"], state_dict["best"]
+        self.history, self.best, self.random = state_dict["history"], state_dict["best"], state_dict["random"]
 
 
 def fit(
@@ -106,6 +120,10 @@ def fit(
 
     `shuffle_labels` permutes the corrections among the training rows: a sanity run that must learn nothing.
     """
+    if cfg.hardware.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            ["hardware.accelerator: there is no GPU that torch can use here; say auto or cpu (value 'gpu')"]
+        )
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.hardware.threads:
         torch.set_num_threads(cfg.hardware.threads)
@@ -125,13 +143,14 @@ def fit(
     validation = SnapshotBatches(store, store.places("validation"), **common)
     epochs = epochs or cfg.trainer.epochs
     module = PricingModule(net, cfg.trainer, epochs * -(-len(training) // cfg.trainer.accumulate))
-    record = _Epochs(training)
+    early = EarlyStopping(MONITOR, patience=cfg.trainer.patience)
+    record = _Epochs(training, early)
     record.consider(0, root_mean_square_error(net, validation), net)
     keep = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, monitor=None, enable_version_counter=False)
     trainer = lightning.Trainer(
         accelerator=cfg.hardware.accelerator, devices=1, max_epochs=epochs, precision=precision(cfg),
         gradient_clip_val=cfg.trainer.clip_norm, accumulate_grad_batches=cfg.trainer.accumulate,
-        callbacks=[record, EarlyStopping(MONITOR, patience=cfg.trainer.patience), keep],
+        callbacks=[record, early, keep],
         plugins=[AtomicCheckpointIO()], logger=loggers or False, deterministic=True, num_sanity_val_steps=0,
         enable_progress_bar=show_progress, enable_model_summary=False, log_every_n_steps=1,
         use_distributed_sampler=False,

@@ -65,10 +65,11 @@ def demo_arrays(net: PricingLSTM, store: FeatureStore, quotes_path: Path, histor
     """Chain as last seen, path, anchors' quotes of the last test snapshot, and the volatilities to be found."""
     place = int(store.places("test")[-1])
     underlying, ts = store.snapshots["underlying"][place], store.snapshots["ts"].to_numpy()[place]
+    kept = set(store.snapshots.filter(store.snapshots["underlying"] == underlying)["ts"].to_numpy().tolist())
     chain: deque[Quotes] = deque(maxlen=store.spec.window)
     now: Quotes | None = None
     for name, quotes in read_snapshots(quotes_path):
-        if name == underlying and quotes.ts < ts:
+        if name == underlying and quotes.ts < ts and quotes.ts.item() in kept:  # training passed over the others
             chain.append(quotes)
         elif name == underlying and quotes.ts == ts:
             now = quotes
@@ -99,4 +100,5 @@ def _path(store: FeatureStore, underlying: str, ts: np.datetime64, history: str 
         times = np.r_[before["ts"].to_numpy()[keep], times]
         prices = np.r_[before["price"].to_numpy()[keep], prices]
     keep = times < ts
-    return shared.Path(times[keep][-256:], prices[keep][-256:])
+    reach = store.spec.window + 256  # what the first step of the window looked back on, and more
+    return shared.Path(times[keep][-reach:], prices[keep][-reach:])

@@ -25,9 +25,17 @@ def file_hash(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def features_hash(features: Path) -> str:
+    """SHA-256 (hex) of what training reads of `OUT/features/`."""
+    return file_hash(features / "rows.parquet", features / "contracts.npy", features / "steps.npy")
+
+
 def _git(*words: str) -> str | None:
-    result = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else None
+    try:
+        result = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine
+        return None
+    return result.stdout.rstrip() if result.returncode == 0 else None  # a status line may begin with a space
 
 
 def commit_tags() -> dict[str, str]:

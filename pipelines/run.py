@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.config import Config
+from pipelines.lineage import ROOT
 from serving.errors import ConfigError
 
 log = logging.getLogger("strikeforge.run")
@@ -35,13 +36,16 @@ def run(cfg: Config) -> RunResult:
     """Every stage in order; an error of any stage ends the run and leaves earlier results as they were."""
     from pipelines import evaluate, features, ingest, train
 
-    if cfg.folder.resolve() == (Path.cwd() / "artifacts").resolve():
+    owned = [(place / "artifacts").resolve() for place in (ROOT, Path.cwd())]
+    if any(cfg.folder.resolve().is_relative_to(folder) for folder in owned):
         raise ConfigError([f"out: {cfg.out} belongs to dvc repro; give this run a folder of its own, out=DIR"])
     for name, stage_run in (("ingest", ingest.run), ("features", features.run), ("train", train.run)):
         log.info("%s: %s", name, stage_run(cfg))
     done = evaluate.run(cfg)
     for name in RESULTS:
-        shutil.copyfile(done.report.parent / name, cfg.folder / name)
+        aside = cfg.folder / f".{name}.new"
+        shutil.copyfile(done.report.parent / name, aside)
+        aside.replace(cfg.folder / name)
     return RunResult(cfg.folder, done.model_iv_rmse, done.best_baseline, done.best_baseline_iv_rmse)
 
 

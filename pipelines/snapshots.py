@@ -73,7 +73,8 @@ def read_history(path: Path, time_of_day: np.timedelta64) -> pl.DataFrame:
         date=pl.col("date").cast(pl.String).str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False),
         close=pl.col("close").cast(pl.Float64, strict=False),
     )
-    bad = np.flatnonzero(parsed["date"].is_null().to_numpy() | ~(parsed["close"].fill_null(np.nan).to_numpy() > 0))
+    close = parsed["close"].fill_null(np.nan).to_numpy()
+    bad = np.flatnonzero(parsed["date"].is_null().to_numpy() | ~((close > 0) & np.isfinite(close)))
     if bad.size:
         row = int(bad[0])
         raise DataError(f"{path}: row {row + 1} has date {table['date'][row]!r} and close {table['close'][row]!r} "

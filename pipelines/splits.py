@@ -2,7 +2,8 @@
 
 In: a table with `ts` and `rows` per snapshot. Out: the same with `split` in train/validation/test/embargo/unused.
 Invariants: dates of one split never reach into another; all snapshots and underlyings of a date share its split; dates
-without scored rows keep their place in the market sequence and are `unused`.
+without scored rows keep their place in the market sequence and are `unused`, as are dates
+after `test_to`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import polars as pl
 from pipelines.config import SplitConfig
 from serving.errors import TooFewSnapshotsError
 
+SPLITS = ("train", "validation", "test", "embargo", "unused")
 FEWEST_TRAINING_DATES = 5
 
 

@@ -8,6 +8,7 @@ Run: python -m pipelines.summary [key=value ...]
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def collect(folder: Path) -> list[Line]:
     for version_path in sorted(folder.glob("register/*/version.json")):
         version = json.loads(version_path.read_text())
         evaluation = folder / "evaluate" / version["model"]
+        if not (evaluation / "metrics.json").exists():
+            raise DataError(f"{evaluation}/metrics.json isn't there: run make repro first")
         metrics = json.loads((evaluation / "metrics.json").read_text())
         best = metrics["best_baseline"]
         lines.append(Line(version["model"], version["version"], metrics["test"]["model"]["iv_rmse"], best["name"],
@@ -58,11 +61,11 @@ def run(cfg: Config) -> None:
     console.print(f"data: {cfg.data.provenance}")
     for line in lines:
         console.print(f"report of {line.model} {line.version}: {line.report}")
-    first = lines[0]
+    first, store = lines[0], shlex.quote(cfg.storage.url)
     console.print("next:")
     for command in (
         f".venv/bin/python -m pipelines.promote model={first.model} version={first.version}",
-        f".venv/bin/strikeforge-host price --model {first.model} --channel champion --store {cfg.storage.url} --demo "
+        f".venv/bin/strikeforge-host price --model {first.model} --channel champion --store {store} --demo "
         "--out prices.csv",
     ):
         console.print(f"  {command}")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.config import Config, as_json, config_hash
-from pipelines.lineage import file_hash
+from pipelines.lineage import features_hash
 
 log = logging.getLogger("strikeforge.train")
 
@@ -43,10 +43,10 @@ def run(cfg: Config) -> TrainResult:
 
     features = cfg.folder / "features"
     store = FeatureStore.open(features)
-    data_hash = file_hash(features / "rows.parquet", features / "contracts.npy", features / "steps.npy")
+    data_hash = features_hash(features)
     folder = cfg.folder / "train" / cfg.model.name
     checkpoints = cfg.folder / "checkpoints" / cfg.model.name / f"{config_hash(cfg)[:12]}-{data_hash[:12]}"
-    if (checkpoints / "last.ckpt").exists():
+    if cfg.trainer.resume and (checkpoints / "last.ckpt").exists():
         log.info("going on from %s", checkpoints / "last.ckpt")
     registry = open_registry(cfg.registry.tracking_uri)
     tracker = MLFlowLogger(cfg.registry.experiment, f"train {cfg.model.name}", registry.client.tracking_uri,

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import models
 from models.pricing_lstm import PricingLSTM
+from pipelines.lineage import features_hash
 from serving.errors import DataError
 
 
@@ -27,12 +28,18 @@ class Trained:
     weights_path: Path
 
 
-def load_trained(folder: Path) -> Trained:
-    """Raises DataError where the folder isn't a complete training's."""
+def load_trained(folder: Path, features: Path) -> Trained:
+    """Raises DataError where the folder isn't a complete training's, or was trained on other features than these.
+
+    With other features the test dates might be ones the net was trained on.
+    """
     description_path, weights = folder / "model.json", folder / "weights.safetensors"
     if not description_path.exists() or not weights.exists():
         raise DataError(f"{folder} holds no trained model: run python -m pipelines.train with the same out= and model=")
     description = json.loads(description_path.read_text())
+    if description["features_sha256"] != features_hash(features):
+        raise DataError(f"{folder} was trained on other features than {features} holds now: run python -m "
+                        "pipelines.train again with the same out= and model=")  # fmt: skip
     net = models.build(description["model"], description["sizes"])
     net.load_state_dict(load_file(weights))
     return Trained(net.eval(), description["sizes"], description, weights)

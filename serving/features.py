@@ -10,7 +10,7 @@ alone equals the one computed in a batch.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ RV_HORIZONS = (5, 10, 21, 63)  # steps
 SMA_HORIZONS = (10, 21)
 RSI_STEPS = 14
 SMALLEST_PRIOR = 0.01  # volatility
+VERSION = 1  # of what the columns mean: raised when a feature of the same name is computed otherwise
 
 STEP_FEATURES: tuple[str, ...] = (
     "log_return", "absolute_return", "calendar_days", "business_days",
@@ -88,7 +89,7 @@ class FeatureSpec:
     contract_scaler: Scaler
     step_features: tuple[str, ...] = STEP_FEATURES
     contract_features: tuple[str, ...] = CONTRACT_FEATURES
-    version: int = field(default=1)
+    version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict of numbers, strings and lists."""
@@ -100,7 +101,7 @@ class FeatureSpec:
         try:
             spec = cls(
                 window=int(data["window"]),
-                anchors=tuple(AnchorTarget(**anchor) for anchor in data["anchors"]),
+                anchors=tuple(AnchorTarget(*map(float, (a["tenor_days"], a["moneyness"]))) for a in data["anchors"]),
                 step_scaler=_scaler(data["step_scaler"]),
                 contract_scaler=_scaler(data["contract_scaler"]),
                 step_features=tuple(data["step_features"]),
@@ -111,6 +112,10 @@ class FeatureSpec:
             raise DataError(
                 f"feature spec can't be read ({error!r}); the bundle was made by another version"
             ) from error
+        if spec.version != VERSION:
+            raise DataError(
+                f"feature spec has version {spec.version}, this code computes {VERSION}: install the matching version"
+            )
         for ours, theirs in (
             (STEP_FEATURES, spec.step_features),
             (CONTRACT_FEATURES, spec.contract_features),
@@ -139,6 +144,8 @@ class Path:
             raise DataError(
                 f"the underlying's path has {len(self.ts)} times and {len(self.price)} prices; it needs one each"
             )
+        if np.isnat(self.ts).any():
+            raise DataError(f"the underlying's path has no time at place {int(np.isnat(self.ts).argmax())}")
         wrong = np.flatnonzero(np.diff(self.ts.astype("datetime64[ns]").astype(np.int64)) <= 0)
         if wrong.size:
             raise DataError(
