@@ -1,10 +1,10 @@
 """The contract head: market context and contract features -> implied volatility, as a correction to the last surface.
 
-Shapes: N contracts, K contract features, D context. Column 0 of the features is the prior volatility (yesterday's at
-the strike, moved by the anchors) and column 1 sqrt(tau), both unscaled; the others are scaled. The correction, divided
-by sqrt(tau) so that it weighs alike in prices of all tenors, is a linear term in the features plus a two-layer network
-that also sees the context; both begin at zero, so an untrained head *is* the anchored sticky-strike prior. Invariant:
-the volatility is positive and within a factor e of the prior.
+Shapes: N contracts, K contract features, D context. Three features are unscaled: column 0 the prior volatility
+(yesterday's at the strike, moved by the anchors), column 2 whether anchors quote (0 or 1). The correction is a linear
+term in the features plus a two-layer network that also sees the context; both begin at zero, so an untrained head *is*
+the anchored sticky-strike prior. Without anchors there is no correction: the day's common shock is unknowable then.
+Invariant: the volatility is positive and within a factor e of the prior.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ContractHeadConfig:
-    """Sizes of the head; `unit` is what one unit of output stands for, volatility times sqrt(tau)."""
+    """Sizes of the head; `unit` is the volatility that one unit of output stands for."""
 
     contract_features: int
     context: int
     width: int = 64
     dropout: float = 0.1
-    unit: float = 0.0035
+    unit: float = 0.01
 
 
 class ContractHead(nn.Module):
@@ -52,5 +52,5 @@ class ContractHead(nn.Module):
         """Implied volatility [N], a fraction."""
         correction = self.linear(contracts_NK) + self.network(torch.cat([contracts_NK, context_ND], dim=-1))
         prior_N = contracts_NK[:, 0]
-        relative = correction[:, 0] * self.config.unit / (contracts_NK[:, 1] * prior_N)
+        relative = correction[:, 0] * contracts_NK[:, 2] * self.config.unit / prior_N
         return prior_N * torch.exp(torch.clamp(relative, -1.0, 1.0))

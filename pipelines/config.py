@@ -88,11 +88,11 @@ class FeaturesConfig:
 
 @dataclass(frozen=True, config=CLOSED)
 class SplitConfig:
-    """Training, validation, test: in that order in time, with an embargo between them (in snapshots)."""
+    """Training, validation, test: in that order in time, with an embargo between them (in dates)."""
 
     test_from: Date
     test_to: Date | None
-    validation_snapshots: Count
+    validation_dates: Whole
     embargo: Whole
 
     @field_validator("test_to")

@@ -137,22 +137,31 @@ class SnapshotBatches:
         return drawn
 
 
-def row_weights(store: FeatureStore, day_power: float, price_share: float) -> npt.NDArray[np.float32]:
-    """Weight of each row's squared volatility error, mean 1 over the training rows.
+def row_objective(
+    store: FeatureStore, day_power: float, price_share: float
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Target volatility and weight of each row: what the loss pulls towards, and how hard (mean 1 over training rows).
 
-    A day's rows weigh 1 / (root-mean-square error of the prior on that day)^`day_power`. Within a day, `price_share` of
-    the loss is the squared error in money (through vega), the rest in volatility, each in units of the prior's own.
+    The loss of a row is (1 - `price_share`) (IV error)^2 + `price_share` (price error)^2, each in units of the prior's
+    own, and the price is the one a host quotes: vega (IV error) plus what the market's volatility misses the mid by at
+    the carried forward. Such a sum of squares is one square around a target a little off the market's volatility. A
+    day's rows weigh 1 / (root-mean-square error of the prior on that day)^`day_power`.
     """
     rows = store.rows
     training = (rows["split"] == "train").to_numpy()
-    prior_error = (rows["iv_market"] - rows["last_volatility"] - rows["shift"]).to_numpy()
-    columns = ("forward_model", "strike", "tau", "last_volatility", "discount_model", "right_sign")
-    vega = black76.value(*(rows[name].to_numpy() for name in columns)).vega
-    volatility_unit = np.mean(prior_error[training] ** 2)
-    money_unit = np.mean((prior_error * vega)[training] ** 2)
-    weight = (1.0 - price_share) / volatility_unit + price_share * vega**2 / money_unit
+    market = rows["iv_market"].to_numpy()
+    prior_error = market - (rows["last_volatility"] + rows["shift"]).to_numpy()
+    forward, strike, tau, discount, right = (
+        rows[name].to_numpy() for name in ("forward_model", "strike", "tau", "discount_model", "right_sign")
+    )
+    worth = black76.value(forward, strike, tau, market, discount, right)
+    missed = worth.price - 0.5 * (rows["bid"] + rows["ask"]).to_numpy()
+    in_volatility = (1.0 - price_share) / np.mean(prior_error[training] ** 2)
+    in_money = price_share / np.mean((prior_error * worth.vega)[training] ** 2)
+    weight = in_volatility + in_money * worth.vega**2
+    target = market - in_money * worth.vega * missed / weight
     for place in range(len(store.snapshots)):
         span = store.row_range(place)
         if span.stop > span.start:
             weight[span] *= max(float(np.sqrt(np.mean(prior_error[span] ** 2))), 1e-4) ** -day_power
-    return np.asarray(weight / weight[training].mean(), dtype=np.float32)
+    return target.astype(np.float32), (weight / weight[training].mean()).astype(np.float32)

@@ -188,7 +188,7 @@ def split_dates(store: Any) -> dict[str, str]:
     out = {}
     for name in ("train", "validation", "test"):
         dates = store.snapshots.filter((pl.col("split") == name) & (pl.col("rows") > 0))["ts"].dt.date()
-        out[name] = f"{dates.min()} to {dates.max()}, {dates.n_unique()} dates"
+        out[name] = f"{dates.min()} to {dates.max()}, {dates.n_unique()} dates" if len(dates) else "none"
     return out
 
 

@@ -26,22 +26,23 @@ from torch import nn
 
 import models
 from pipelines.config import Config, HardwareConfig
-from pipelines.dataset import FeatureStore, SnapshotBatches, row_weights
+from pipelines.dataset import FeatureStore, SnapshotBatches, row_objective
 from pipelines.lightning_module import PricingModule
 from serving.errors import ConfigError
 
 MONITOR = "validation_iv_rmse"
+HISTORY = (MONITOR, "train_loss")
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The best net (on the CPU, in evaluation mode), its sizes, and a row per epoch."""
+    """The net of the best epoch (the last, without validation dates), on the CPU; its sizes; a row per epoch."""
 
     net: nn.Module
     sizes: dict[str, Any]
     history: pl.DataFrame
     best_epoch: int
-    best_validation: float  # vol points
+    best_validation: float | None  # vol points; None without validation dates
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -91,12 +92,11 @@ class _Epochs(Callback):
         assert isinstance(module, PricingModule)
         if trainer.sanity_checking:
             return
-        value = float(trainer.callback_metrics[MONITOR])
-        self.consider(trainer.current_epoch + 1, value, module.net)
-        self.history.append({"epoch": trainer.current_epoch + 1, MONITOR: value})
+        self.consider(trainer.current_epoch + 1, float(trainer.callback_metrics[MONITOR]), module.net)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self.history[-1]["train_loss"] = float(trainer.callback_metrics["train_loss"])
+        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name in HISTORY}
+        self.history.append({"epoch": trainer.current_epoch + 1, **values})
 
     def state_dict(self) -> dict[str, Any]:
         random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
@@ -116,7 +116,7 @@ def fit(
     loggers: list[Logger] | None = None,
     show_progress: bool = False,
 ) -> Fitted:
-    """Train a net of `cfg.model` on the training dates and choose its epoch on the validation dates.
+    """Train a net of `cfg.model` on the training dates; its epoch is chosen on the validation dates, if there are any.
 
     `shuffle_labels` permutes the corrections among the training rows: a sanity run that must learn nothing.
     """
@@ -129,28 +129,26 @@ def fit(
         torch.set_num_threads(cfg.hardware.threads)
     sizes = net_sizes(cfg, store)
     net = models.build(cfg.model.name, sizes)
-    target = store.rows["iv_market"].to_numpy().astype(np.float32)
+    target, weight = row_objective(store, cfg.trainer.day_weight_power, cfg.trainer.price_share)
+    market = store.rows["iv_market"].to_numpy().astype(np.float32)
     if shuffle_labels:
-        target = _shuffled(store, cfg.seed)
-    weight = row_weights(store, cfg.trainer.day_weight_power, cfg.trainer.price_share)
-    common: dict[str, Any] = {
-        "target": target,
-        "weight": weight,
-        "snapshots_per_batch": cfg.trainer.snapshots_per_batch,
-    }
-    training = SnapshotBatches(store, store.places("train"), **common,
+        target = market = _shuffled(store, cfg.seed)
+    several = cfg.trainer.snapshots_per_batch
+    training = SnapshotBatches(store, store.places("train"), target=target, weight=weight, snapshots_per_batch=several,
                                rows_per_snapshot=cfg.trainer.rows_per_snapshot, seed=cfg.seed)  # fmt: skip
-    validation = SnapshotBatches(store, store.places("validation"), **common)
+    held_out = store.places("validation")
+    validation = SnapshotBatches(store, held_out, target=market, weight=weight, snapshots_per_batch=several)
     epochs = epochs or cfg.trainer.epochs
     module = PricingModule(net, cfg.trainer, epochs * -(-len(training) // cfg.trainer.accumulate))
     early = EarlyStopping(MONITOR, patience=cfg.trainer.patience)
     record = _Epochs(training, early)
-    record.consider(0, root_mean_square_error(net, validation), net)
+    if len(held_out):
+        record.consider(0, root_mean_square_error(net, validation), net)
     keep = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, monitor=None, enable_version_counter=False)
     trainer = lightning.Trainer(
         accelerator=cfg.hardware.accelerator, devices=1, max_epochs=epochs, precision=precision(cfg),
         gradient_clip_val=cfg.trainer.clip_norm, accumulate_grad_batches=cfg.trainer.accumulate,
-        callbacks=[record, early, keep],
+        callbacks=[record, *([early] if len(held_out) else []), keep],
         plugins=[AtomicCheckpointIO()], logger=loggers or False, deterministic=True, num_sanity_val_steps=0,
         enable_progress_bar=show_progress, enable_model_summary=False, log_every_n_steps=1,
         use_distributed_sampler=False,
@@ -161,12 +159,14 @@ def fit(
             "ignore", message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*"
         )
         resume = str(last) if cfg.trainer.resume and last.exists() else None
-        trainer.fit(module, training, validation, ckpt_path=resume, weights_only=False)
+        trainer.fit(module, training, validation if len(held_out) else None, ckpt_path=resume, weights_only=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    net.load_state_dict(record.best["weights"])
+    if len(held_out):
+        net.load_state_dict(record.best["weights"])
     history = pl.DataFrame(record.history, schema={"epoch": pl.Int64, MONITOR: pl.Float64, "train_loss": pl.Float64})
-    return Fitted(net.cpu().eval(), sizes, history, record.best["epoch"], record.best["value"])
+    best = (record.best["epoch"], record.best["value"]) if len(held_out) else (len(history), None)
+    return Fitted(net.cpu().eval(), sizes, history, *best)
 
 
 def net_sizes(cfg: Config, store: FeatureStore) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from serving.tables import Market
 
 Arrays = dict[str, npt.NDArray[Any]]
 WINDOWS, CONTRACTS = 4, 512
-EDGES = np.linspace(-6.0, 6.0, 49)
+EDGES = np.linspace(-3.0, 3.0, 49)
 
 
 @torch.no_grad()

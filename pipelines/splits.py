@@ -25,21 +25,22 @@ def assign_splits(snapshots: pl.DataFrame, split: SplitConfig, passed_over: int 
     first, last = np.datetime64(split.test_from), np.datetime64(split.test_to) if split.test_to else None
     test = scored[(scored >= first) & ((scored <= last) if last is not None else True)]
     before = scored[scored < first]
-    needed = split.validation_snapshots + 2 * split.embargo + FEWEST_TRAINING_DATES
+    gaps = split.embargo * (2 if split.validation_dates else 1)
+    needed = split.validation_dates + gaps + FEWEST_TRAINING_DATES
     if before.size < needed or not test.size:
         span = f"{scored[0]} to {scored[-1]}" if scored.size else "none"
         raise TooFewSnapshotsError(
             f"too few dates with scored quotes: have {before.size} before split.test_from={split.test_from} and "
             f"{test.size} from it on ({scored.size} in all, {span}; {passed_over} snapshots passed over), "
-            f"need {needed} before (split.validation_snapshots={split.validation_snapshots}, twice "
+            f"need {needed} before (split.validation_dates={split.validation_dates}, twice "
             f"split.embargo={split.embargo}, {FEWEST_TRAINING_DATES} to train on) and 1 after: give more data, "
-            "move split.test_from or lower split.validation_snapshots"
+            "move split.test_from or lower split.validation_dates"
         )
     end = before.size - split.embargo
-    start = end - split.validation_snapshots
+    start = end - split.validation_dates
     names = {}
     for place, date in enumerate(before):
-        in_train, in_validation = place < start - split.embargo, start <= place < end
+        in_train, in_validation = place < start - gaps + split.embargo, start <= place < end
         names[date] = "train" if in_train else "validation" if in_validation else "embargo"
     names |= dict.fromkeys(test, "test")
     rows = snapshots["rows"].to_numpy()

@@ -28,7 +28,7 @@ class TrainResult:
 
     folder: Path
     best_epoch: int
-    validation_iv_rmse: float
+    validation_iv_rmse: float | None
     run_id: str
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving import black76
 from serving.errors import DataError
 from serving.last_seen import (
     MONEYNESS_LIMIT,
@@ -34,6 +35,7 @@ RV_HORIZONS = (5, 10, 21, 63)  # steps
 SMA_HORIZONS = (10, 21)
 RSI_STEPS = 14
 SMALLEST_PRIOR = 0.01  # volatility
+FORWARD_ERROR_VEGA = 7e-4  # of spot, per vol point: where half of the forward's error is made up for
 VERSION = 1  # of what the columns mean: raised when a feature of the same name is computed otherwise
 
 STEP_FEATURES: tuple[str, ...] = (
@@ -44,39 +46,41 @@ STEP_FEATURES: tuple[str, ...] = (
     "anchored", "anchor_move_14", "anchor_move_45", "anchor_move_120", "forward_deviation",
 )  # fmt: skip
 
-# The head reads `prior_volatility` and `sqrt_tau` unscaled: its output is a correction to the prior. `right` is that of
-# the out-of-the-money contract at the strike: call and put of a strike share a volatility, so their prices keep parity.
+# The head reads the UNSCALED ones as they are: its output is a correction to the prior, made where anchors quote.
+# `right` is that of the out-of-the-money contract at the strike: call and put of a strike share a volatility, so their
+# prices keep parity. `forward_error` is the volatility that makes up for the carried forward's error, as the anchors'
+# own forwards show it, faded out where vega is small. Tried and left out: docs/LOG.md.
 CONTRACT_FEATURES: tuple[str, ...] = (
-    "prior_volatility", "sqrt_tau", "moneyness", "moneyness_squared", "right", "last_volatility",
-    "slope", "curvature", "roughness", "return", "return_moneyness", "return_moneyness_squared", "return_slope",
-    "shift", "shift_moneyness", "shift_moneyness_squared", "shift_sqrt_tau",
-    "deviation", "deviation_slope", "business_share", "elapsed_share",
+    "prior_volatility", "sqrt_tau", "anchored", "moneyness", "moneyness_squared", "right", "last_volatility", "slope",
+    "return", "return_moneyness", "return_moneyness_squared", "return_slope", "shift", "shift_sqrt_tau",
+    "deviation", "deviation_slope", "forward_error", "business_share", "elapsed_share",
 )  # fmt: skip
-UNSCALED = ("prior_volatility", "sqrt_tau")
+UNSCALED = ("prior_volatility", "sqrt_tau", "anchored")
 
 
 @dataclass(frozen=True)
 class Scaler:
-    """(x - mean) / deviation, clipped; fitted on training dates only."""
+    """(x - mean) / deviation, clipped; fitted on training dates only. The columns `unscaled` stay as they are."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
-    clip: float = 6.0
+    clip: float = 3.0
+    unscaled: tuple[int, ...] = ()
 
     def __call__(self, values: Array) -> npt.NDArray[np.float32]:
-        """Scale [..., F] to float32; a column with deviation 1 and mean 0 that must stay as it is isn't clipped."""
-        mean, deviation = np.array(self.mean), np.array(self.deviation)
-        scaled = (values - mean) / deviation
-        plain = (mean == 0.0) & (deviation == 1.0)
-        return np.asarray(np.where(plain, scaled, np.clip(scaled, -self.clip, self.clip)), dtype=np.float32)
+        """Scale [..., F] to float32."""
+        scaled = np.clip((values - np.array(self.mean)) / np.array(self.deviation), -self.clip, self.clip)
+        kept = list(self.unscaled)
+        scaled[..., kept] = values[..., kept]
+        return np.asarray(scaled, dtype=np.float32)
 
     @classmethod
     def fit(cls, values: Array, names: tuple[str, ...], unscaled: tuple[str, ...] = ()) -> Scaler:
         """Column means and standard deviations of `values` [rows, F]; a constant column gets deviation 1."""
         mean, deviation = values.mean(axis=0), values.std(axis=0)
-        keep = np.array([name in unscaled for name in names])
-        deviation = np.where(keep | (deviation < 1e-9), 1.0, deviation)
-        return cls(tuple(np.where(keep, 0.0, mean).tolist()), tuple(deviation.tolist()))
+        deviation = np.where(deviation < 1e-9, 1.0, deviation)
+        kept = tuple(place for place, name in enumerate(names) if name in unscaled)
+        return cls(tuple(mean.tolist()), tuple(deviation.tolist()), unscaled=kept)
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,8 @@ class FeatureSpec:
 
 
 def _scaler(data: dict[str, Any]) -> Scaler:
-    return Scaler(tuple(map(float, data["mean"])), tuple(map(float, data["deviation"])), float(data["clip"]))
+    mean, deviation = (tuple(map(float, data[name])) for name in ("mean", "deviation"))
+    return Scaler(mean, deviation, float(data["clip"]), tuple(map(int, data["unscaled"])))
 
 
 @dataclass(frozen=True)
@@ -243,6 +248,17 @@ class ContractTable:
     in_range: npt.NDArray[np.bool_]  # the last smile and the contract lie in the scored range
 
 
+def _forward_error(
+    forward: float, strike: Array, tau: float, prior: Array, right: Array, deviation: float, spot: float
+) -> Array:
+    """Volatility to add for the carried forward to price as the anchors' own would; faded out at small vega."""
+    worth = black76.value(forward, strike, tau, prior, 1.0, right)
+    strength = worth.vega * 0.01 / (FORWARD_ERROR_VEGA * spot)  # vega per vol point
+    live = worth.vega > 0
+    whole = np.where(live, deviation * forward * worth.delta / np.where(live, worth.vega, 1.0), 0.0)
+    return np.asarray(whole * strength**2 / (1.0 + strength**2))
+
+
 def contract_table(
     contracts: Contracts, ts: np.datetime64, spot: float, last: LastSeen, anchors: list[Anchor]
 ) -> ContractTable:
@@ -264,19 +280,19 @@ def contract_table(
         x = np.log(strike / smile.forward) / root_tau
         clipped = np.clip(x, -1.0, 1.0)  # polynomials must not explode in far wings
         volatility = smile.at(strike)
-        level, slope, curvature = smile.shape
+        _, slope, curvature = smile.shape
         shift = float(shift_at(anchors, np.array([tau]))[0])
         local_slope = slope + 2.0 * curvature * clipped
         move, off = log_return / root_tau, deviation / root_tau
         one = np.ones_like(x)
         today = ts.astype("datetime64[D]")
         business = float(np.busday_count(today, key.expiry.astype("datetime64[D]"))) / 252.0
+        prior = np.maximum(volatility + shift, SMALLEST_PRIOR)
         columns = [
-            np.maximum(volatility + shift, SMALLEST_PRIOR), one * root_tau, clipped, clipped**2, right, volatility,
-            local_slope, one * curvature, volatility - (level + slope * clipped + curvature * clipped**2),
-            one * move, move * clipped, move * clipped**2, move * local_slope,
-            one * shift, shift * clipped, shift * clipped**2, one * shift * root_tau,
-            one * off, off * local_slope, one * business / tau, one * elapsed_days / (tau * DAYS_PER_YEAR),
+            prior, one * root_tau, one * float(bool(anchors)), clipped, clipped**2, right, volatility, local_slope,
+            one * move, move * clipped, move * clipped**2, move * local_slope, one * shift, one * shift * root_tau,
+            one * off, off * local_slope, _forward_error(forward, strike, tau, prior, right, deviation, spot),
+            one * business / tau, one * elapsed_days / (tau * DAYS_PER_YEAR),
         ]  # fmt: skip
         blocks.append((rows, np.stack(columns, axis=1), one * tau, one * forward, one * smile.discount, volatility,
                        one * shift, in_range))  # fmt: skip

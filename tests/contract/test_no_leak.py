@@ -60,7 +60,7 @@ def market(seed: int = 5) -> tuple[Quotes, ...]:
 def config(out: Path | str = "unused") -> Config:
     first_test = (TS + np.timedelta64(FIRST_TEST, "D")).astype("datetime64[D]")
     return load_config([
-        f"out={out}", f"split.test_from={first_test}", "split.test_to=null", "split.validation_snapshots=1",
+        f"out={out}", f"split.test_from={first_test}", "split.test_to=null", "split.validation_dates=1",
         "split.embargo=1", "features.window=4", "features.smallest_rows=5", "data.history=null",
     ])  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The README's promises, run as a reader would: make repro in a fresh checkout, again, promote, price, tamper, roll back.
+"""The README's promises, as a reader would run them: make repro in a fresh checkout, again, promote, price, tamper.
 
 The checkout is a copy of the tracked files in a new git repository; the environment is the one the tests run in, so
 that nothing is downloaded. `make repro` with its installation is what CI does before it gets here.

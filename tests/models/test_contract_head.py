@@ -25,7 +25,7 @@ def head(*, trained: bool, seed: int = 0) -> ContractHead:
 
 
 def inputs(count: int = 40, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Context and contracts; prior volatility 1 to 90 %, tau two days to a year."""
+    """Context and contracts, anchored; prior volatility 1 to 90 %, tau two days to a year."""
     generator = torch.Generator().manual_seed(seed)
     context, contracts = (
         torch.randn(count, CONTEXT, generator=generator),
@@ -33,6 +33,7 @@ def inputs(count: int = 40, seed: int = 1) -> tuple[Tensor, Tensor]:
     )
     contracts[:, 0] = 0.01 + 0.89 * torch.rand(count, generator=generator)
     contracts[:, 1] = 0.07 + 0.93 * torch.rand(count, generator=generator)
+    contracts[:, 2] = 1.0
     return context, contracts
 
 
@@ -43,24 +44,30 @@ def test_untrained_it_is_the_prior_to_the_last_bit(training: bool) -> None:
     assert torch.equal(net(context, contracts), contracts[:, 0])
 
 
-def test_correction_is_in_units_of_volatility_times_root_tau() -> None:
-    """A linear term of one unit moves volatility by unit/sqrt(tau), to first order; it is the same for all priors."""
+def test_correction_is_in_units_of_volatility() -> None:
+    """A linear term of one unit moves volatility by `unit`, to first order; it is the same for all priors."""
     net = head(trained=False)
     with torch.no_grad():
         net.linear.bias.fill_(0.01)
     context, contracts = (x.double() for x in inputs())
     moved = net.double()(context, contracts) - contracts[:, 0]
-    wanted = 0.01 * net.config.unit / contracts[:, 1]
+    wanted = torch.full_like(moved, 0.01 * net.config.unit)
     relative = wanted / contracts[:, 0]
     assert torch.allclose(moved, contracts[:, 0] * torch.expm1(relative), rtol=1e-9)
     assert ((moved / wanted - 1.0).abs() <= relative).all()  # exp(x) - 1 is x to within x^2
+
+
+def test_without_anchors_it_is_the_prior_whatever_it_has_learned() -> None:
+    context, contracts = inputs()
+    contracts[:, 2] = 0.0
+    assert torch.equal(head(trained=True)(context, contracts), contracts[:, 0])
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 1000), st.floats(-30, 30), st.floats(-30, 30))
 def test_extreme_inputs_give_positive_volatilities_within_a_factor_e(seed: int, far: float, further: float) -> None:
     context, contracts = inputs(seed=seed)
-    contracts[:, 2:] *= 10.0**far if far < 6 else 1e6
+    contracts[:, 3:] *= 10.0**far if far < 6 else 1e6
     context *= 10.0**further if further < 6 else 1e6
     volatility = head(trained=True, seed=seed)(context, contracts)
     ratio = volatility / contracts[:, 0]

@@ -109,7 +109,7 @@ def overrides(folder: Path, quotes: Path, *more: str) -> list[str]:
     """A whole run of a small net on `quotes` (generic layout), everything in `folder`; `more` wins."""
     return [
         "data=generic", f"data.path={quotes}", "split=short", f"split.test_from={TEST_FROM}",
-        "split.validation_snapshots=3", "features.window=5", "features.smallest_rows=5", *SMALL_NET, *places(folder),
+        "split.validation_dates=3", "features.window=5", "features.smallest_rows=5", *SMALL_NET, *places(folder),
         *more,
     ]  # fmt: skip
 

@@ -56,7 +56,7 @@ def test_defaults_compose_without_overrides() -> None:
 
 def test_experiment_gives_way_to_the_command_line() -> None:
     cfg = load_config(["experiment=spx_2019", "data.path=f", "split.test_from=2019-06-03", "split.embargo=2"])
-    assert (cfg.data.layout, cfg.split.validation_snapshots, cfg.split.embargo) == ("cboe_snapshot", 5, 2)
+    assert (cfg.data.layout, cfg.split.validation_dates, cfg.split.embargo) == ("cboe_snapshot", 0, 2)
     assert cfg.split.test_from == datetime.date(2019, 6, 3)
     assert load_config([*PLAIN, "experiment=null"]) == load_config(PLAIN)
 
@@ -172,7 +172,7 @@ def test_configuration_is_frozen() -> None:
 
 HASHED = (
     "seed=8", "features.window=21", "features.smallest_rows=11", "split.test_from=2019-06-04", "split.embargo=2",
-    "split.test_to=2019-07-01", "split.validation_snapshots=6", "model.hidden=65", "model.layers=2", "model.dropout=0",
+    "split.test_to=2019-07-01", "split.validation_dates=6", "model.hidden=65", "model.layers=2", "model.dropout=0",
     "trainer.epochs=61", "trainer.learning_rate=0.003", "trainer.accumulate=2", "trainer.precision=32-true",
     "trainer.clip_norm=2.0", "trainer.price_share=0", "data.anchors=[]", "data.anchors=[{tenor_days: 14}]",
     "data.layout=cboe_snapshot", "data.columns.ts=time", "data.constants.currency=EUR", "data.time_zone=Asia/Tokyo",

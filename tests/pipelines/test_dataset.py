@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.dataset import FeatureStore, SnapshotBatches, row_weights
+from pipelines.dataset import FeatureStore, SnapshotBatches, row_objective
+from serving import black76
 from serving.errors import DataError
 from tests.pipelines.conftest import TinyRun
 
@@ -84,26 +85,53 @@ def test_window_ends_at_the_snapshot_with_zeros_in_front(store: FeatureStore) ->
 def test_weights_mean_one_on_training_rows(store: FeatureStore) -> None:
     training = (store.rows["split"] == "train").to_numpy()
     for power, share in ((0.0, 0.0), (2.0, 0.5), (1.0, 1.0)):
-        weight = row_weights(store, power, share)
+        target, weight = row_objective(store, power, share)
+        assert np.isfinite(target).all()
         assert weight[training].mean() == pytest.approx(1.0, rel=1e-5)
         assert (weight > 0).all()
         assert np.isfinite(weight).all()
-    np.testing.assert_allclose(row_weights(store, 0.0, 0.0), 1.0, rtol=1e-6)
+    target, weight = row_objective(store, 0.0, 0.0)
+    np.testing.assert_allclose(weight, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(target, store.rows["iv_market"].to_numpy(), rtol=1e-6)
 
 
 def test_weights_mean_what_they_say(store: FeatureStore) -> None:
     """Day weights undo the size of a day's error; the money share follows squared vega."""
-    rows = store.rows.with_columns(weight=row_weights(store, 2.0, 0.0)).with_columns(
+    rows = store.rows.with_columns(weight=row_objective(store, 2.0, 0.0)[1]).with_columns(
         square=(pl.col("iv_market") - pl.col("last_volatility") - pl.col("shift")) ** 2
     )
     days = rows.group_by("ts").agg(pl.col("weight").first(), pl.col("square").mean(), many=pl.col("weight").n_unique())
     assert days["many"].max() == 1
     product = (days["weight"] * days["square"]).to_numpy()
     np.testing.assert_allclose(product, product.mean(), rtol=1e-4)
-    money = store.rows.with_columns(weight=row_weights(store, 0.0, 1.0))
+    money = store.rows.with_columns(weight=row_objective(store, 0.0, 1.0)[1])
     one_day = money.filter(pl.col("ts") == money["ts"][0]).sort("tau", "strike")
     at_the_money = one_day.filter(pl.col("tau") == one_day["tau"].max())
     assert at_the_money["weight"].max() > 2 * at_the_money["weight"].min()
+
+
+def test_the_objective_is_the_stated_sum_of_squares(store: FeatureStore) -> None:
+    """Differences of weight (iv - target)^2 between two volatilities are those of the two squared errors behind it."""
+    rows, share = store.rows, 0.3
+    target, weight = (part.astype(float) for part in row_objective(store, 0.0, share))
+    market = rows["iv_market"].to_numpy()
+    columns = [rows[name].to_numpy() for name in ("forward_model", "strike", "tau")]
+    rest = [rows[name].to_numpy() for name in ("discount_model", "right_sign")]
+    worth = black76.value(*columns, market, *rest)
+    missed = worth.price - (rows["bid"] + rows["ask"]).to_numpy() / 2
+    prior_error = market - (rows["last_volatility"] + rows["shift"]).to_numpy()
+    training = (rows["split"] == "train").to_numpy()
+    in_volatility = (1 - share) / (prior_error[training] ** 2).mean()
+    in_money = share / ((prior_error * worth.vega)[training] ** 2).mean()
+
+    def stated(iv: np.ndarray) -> np.ndarray:
+        return in_volatility * (iv - market) ** 2 + in_money * (worth.vega * (iv - market) + missed) ** 2
+
+    one, other = market + 0.02, market - 0.03
+    found = weight * ((one - target) ** 2 - (other - target) ** 2)
+    wanted = stated(one) - stated(other)
+    scale = (found * wanted).sum() / (wanted**2).sum()
+    np.testing.assert_allclose(found, scale * wanted, rtol=1e-3, atol=1e-4 * np.abs(scale * wanted).max())
 
 
 @pytest.mark.parametrize("name", ["spec.json", "steps.npy", "contracts.npy", "rows.parquet", "snapshots.parquet"])

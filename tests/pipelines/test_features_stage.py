@@ -79,7 +79,7 @@ def test_scalers_see_training_dates_only(tmp_path: Path, tiny_run: TinyRun) -> N
     training = (store.snapshots["split"] == "train").to_numpy()
     contracts = store.contracts[(store.rows["split"] == "train").to_numpy(), len(UNSCALED) :]
     for values in (store.steps[training], contracts):
-        scaled = (np.abs(values).max(axis=0) < 5.99) & (values.std(axis=0) > 1e-6)  # neither clipped nor constant
+        scaled = (np.abs(values).max(axis=0) < 2.99) & (values.std(axis=0) > 1e-6)  # neither clipped nor constant
         assert scaled.sum() > 5
         np.testing.assert_allclose(values[:, scaled].mean(axis=0), 0.0, atol=1e-4)
         np.testing.assert_allclose(values[:, scaled].std(axis=0), 1.0, atol=1e-3)
@@ -172,7 +172,7 @@ def test_history_lengthens_the_path(tmp_path: Path, tiny_run: TinyRun) -> None:
         scaler = store.spec.step_scaler
         found.append(store.steps[:, column] * scaler.deviation[column] + scaler.mean[column])
     without, with_history = found
-    assert without[0] < 0.05, "one price, no return"
+    assert without[0] < without[20], "one price, no return: as low as the clip lets it be"
     assert 0.05 < with_history[0] < 0.3, "sixty-three closes, none of them the one of the first snapshot's own day"
 
 

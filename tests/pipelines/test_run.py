@@ -119,7 +119,7 @@ def test_damaged_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 LATE = {
     "test after the data": (["split.test_from=2031-01-01"], ["have 23 before", "2031-01-01", "move split.test_from"]),
-    "too few dates": (["split.validation_snapshots=40"], ["have 18 before", "need 47 before"]),
+    "too few dates": (["split.validation_dates=40"], ["have 18 before", "need 47 before"]),
     "rows wanted that aren't there": (["features.smallest_rows=1000"], ["have 0 before"]),
 }
 

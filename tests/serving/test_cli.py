@@ -21,6 +21,7 @@ from serving.demo import pack_demo
 from serving.engine import open_engine
 from serving.engines import ort
 from serving.errors import run_command
+from serving.features import CONTRACT_FEATURES
 from serving.ledger import Ledger
 from serving.tables import CHAIN_COLUMNS, Market
 from tests.contract.test_engines import small_bundle
@@ -264,7 +265,8 @@ def test_inspect_verifies_and_recomputes(made: Path, capsys: pytest.CaptureFixtu
     assert run(("inspect", "--model", MODEL, "--store", made)) == 0
     out = capsys.readouterr().out
     for text in (
-        bundle_folder(made).name, "window of 5 steps, 2 member(s)", "21 contract features: prior_volatility",
+        bundle_folder(made).name, "window of 5 steps, 2 member(s)",
+        f"{len(CONTRACT_FEATURES)} contract features: prior_volatility",
         "14d at moneyness 0, 45d", "member-1/head.onnx", "all 8 files have the size and sha256",
     ):  # fmt: skip
         assert text in out

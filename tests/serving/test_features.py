@@ -188,7 +188,7 @@ def slow_contract_features(
     forward = spot * smile.forward / last.spot
     x = min(max(math.log(strike / smile.forward) / root_tau, -1.0), 1.0)
     volatility = interpolated(strike, list(zip(smile.strike.tolist(), smile.volatility.tolist(), strict=True)))
-    level, slope, curvature = smile.shape.tolist()
+    _, slope, curvature = smile.shape.tolist()
     moves = [(math.log(a.tau), math.sqrt(a.tau) * (a.volatility - a.last_volatility)) for a in anchors]
     shift = interpolated(math.log(tau), moves) / root_tau if anchors else 0.0
     deviations = sorted(a.forward_deviation for a in anchors)
@@ -197,16 +197,18 @@ def slow_contract_features(
     local = slope + 2.0 * curvature * x
     weekdays = weekdays_between(ts.astype("datetime64[D]").item(), expiry.astype("datetime64[D]").item())
     elapsed = float((ts - last.ts) / np.timedelta64(1, "s")) / 86400.0
+    prior, right = max(volatility + shift, SMALLEST_PRIOR), 1.0 if strike >= forward else -1.0
+    d1 = math.log(forward / strike) / (prior * root_tau) + 0.5 * prior * root_tau
+    vega = forward * math.exp(-0.5 * d1 * d1) / math.sqrt(2.0 * math.pi) * root_tau
+    delta = right * 0.5 * math.erfc(-right * d1 / math.sqrt(2.0))
+    whole, strength = off * root_tau * forward * delta / vega, vega * 0.01 / (7e-4 * spot)
     return {
-        "prior_volatility": max(volatility + shift, SMALLEST_PRIOR), "sqrt_tau": root_tau, "moneyness": x,
-        "moneyness_squared": x * x, "right": 1.0 if strike >= forward else -1.0, "last_volatility": volatility,
-        "slope": local, "curvature": curvature,
-        "roughness": volatility - (level + slope * x + curvature * x * x),
+        "prior_volatility": prior, "sqrt_tau": root_tau, "anchored": 1.0 if anchors else 0.0, "moneyness": x,
+        "moneyness_squared": x * x, "right": right, "last_volatility": volatility, "slope": local,
         "return": move, "return_moneyness": move * x, "return_moneyness_squared": move * x * x,
-        "return_slope": move * local, "shift": shift, "shift_moneyness": shift * x,
-        "shift_moneyness_squared": shift * x * x, "shift_sqrt_tau": shift * root_tau,
-        "deviation": off, "deviation_slope": off * local, "business_share": weekdays / 252.0 / tau,
-        "elapsed_share": elapsed / days,
+        "return_slope": move * local, "shift": shift, "shift_sqrt_tau": shift * root_tau,
+        "deviation": off, "deviation_slope": off * local, "forward_error": whole * strength**2 / (1.0 + strength**2),
+        "business_share": weekdays / 252.0 / tau, "elapsed_share": elapsed / days,
     }  # fmt: skip
 
 
@@ -353,8 +355,8 @@ def test_scaler_standardises_and_clips() -> None:
     scaled = scaler(values)
     assert scaled.dtype == np.float32
     assert np.allclose(scaled.mean(axis=0), 0.0, atol=1e-3)
-    assert np.allclose(scaled.std(axis=0), 1.0, atol=1e-3)
-    assert np.array_equal(scaler(np.array([[1e9, -1e9]])), [[6.0, -6.0]])
+    assert np.allclose(scaled.std(axis=0), 1.0, atol=5e-3)  # three deviations are the most it lets through
+    assert np.array_equal(scaler(np.array([[1e9, -1e9]])), [[3.0, -3.0]])
     assert np.array_equal(scaler(values[7]), scaled[7])  # a row alone
 
 
