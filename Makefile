@@ -35,7 +35,7 @@ repro: $(INSTALLED) data/underlying.csv  ## install, pull the sample market, ret
 	@python -m pipelines.summary
 
 test: $(INSTALLED) data/underlying.csv  ## the whole suite (all but gpu)
-	python -m pytest -m "not gpu" --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+	python -m pytest -m "not gpu" -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
 test-fast: $(INSTALLED)  ## what takes seconds
 	python -m pytest -m "not gpu and not slow and not cloud and not real_data" -n 2 -q $(ARGS)

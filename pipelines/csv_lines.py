@@ -2,17 +2,19 @@
 
 Purpose: read a CSV or CSV.gz in bounded memory so that no line is lost or merged with another. Data in: a path. Data
 out: column names; blocks of lines; per block its rows as text columns, their numbers, and the malformed lines.
-Invariants: lines are counted apart from the parser, and lines = rows + malformed + blank. Where the parser disagrees,
-or might read a line in more than one way, the block's lines are looked at one by one first. Whether a line is a row
-doesn't depend on the lines around it.
+Invariants: lines are counted apart from the parser, and lines = rows + malformed + blank. The parser only gets lines
+whose quotes pair up into whole fields, so it can't read a line in more than one way, nor past its end; if a block has
+others, or blank lines, its lines are looked at one by one first. What becomes of a line doesn't depend on the lines
+around it. No value holds a line end; one quote without another makes its line malformed, also inside a field; an even
+number of them inside an unquoted field is text.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
-import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +32,7 @@ from serving.errors import DataError
 
 BLOCK_BYTES = 8 << 20
 LONGEST_LINE_BYTES = 64 << 20
-QUOTE_INSIDE_FIELD = re.compile(rb'[^,\n]"[^,\r\n]')
+FIELD_BOUNDS = np.isin(np.arange(256), list(b',\r\n"'))  # by byte: may stand outside a quoted field, next to its quote
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,13 @@ def parse(path: Path, block: bytes, names: list[str], first_row: int) -> Parsed:
     malformed: list[Malformed] = []
     table: pa.Table | None = None
     refused: list[tuple[int, int, str]] = []
-    if not _is_ambiguous(block):
-        with suppress(pa.ArrowInvalid, UnicodeDecodeError):
+    misquoted = _misquoted_lines(block)
+    if not misquoted and _is_plain_text(block):
+        with suppress(pa.ArrowInvalid):  # "empty", if all lines are blank
             table, refused = _arrow_parse(block, names)
     if table is None or table.num_rows + len(refused) != lines:
-        # blank lines, text that isn't UTF-8, or quotes that swallow lines: sort the lines out first
-        block, numbers, malformed = _sound_lines(block, names, first_row)
+        # blank lines, text that isn't UTF-8, stray quotes or carriage returns: sort the lines out first
+        block, numbers, malformed = _sound_lines(block, names, first_row, misquoted)
         table, refused = _arrow_parse(block, names)
         if table.num_rows + len(refused) != len(numbers):
             last_row = first_row + lines - 1
@@ -146,11 +149,33 @@ def parse(path: Path, block: bytes, names: list[str], first_row: int) -> Parsed:
     return Parsed(pl.DataFrame(table), numbers[keep], malformed, lines)
 
 
-def _is_ambiguous(block: bytes) -> bool:
-    """Whether it has quotes inside fields or bare carriage returns, which parsers take in different ways."""
+def _is_plain_text(block: bytes) -> bool:
+    """Whether it is UTF-8 without bare carriage returns, which the parser takes for line ends."""
     if block.count(b"\r") != block.count(b"\r\n"):
-        return True
-    return b'"' in block and QUOTE_INSIDE_FIELD.search(block) is not None
+        return False
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _misquoted_lines(block: bytes) -> set[int]:
+    """The lines, counted from 0, with a quote that neither encloses a whole field nor is doubled within such a field.
+
+    A line's quotes open and close in turns (a doubled one closes and opens again). Each opening one must follow a
+    field's start or a closing one, each closing one must precede a field's end or an opening one, and none stay open.
+    """
+    if b'"' not in block:
+        return set()
+    data = np.frombuffer(b"\n" + block + b"\n", dtype=np.uint8)
+    quotes = np.flatnonzero(data == ord('"'))
+    first_quote = np.searchsorted(quotes, np.flatnonzero(data == ord("\n")))
+    counts = np.diff(first_quote)
+    line = np.repeat(np.arange(len(counts)), counts)
+    opens = (np.arange(len(quotes)) - first_quote[line]) % 2 == 0
+    outside = data[np.where(opens, quotes - 1, quotes + 1)]
+    return {*line[~FIELD_BOUNDS[outside]].tolist(), *np.flatnonzero(counts % 2).tolist()}
 
 
 def _wrong_count(found: int, names: list[str]) -> str:
@@ -167,6 +192,8 @@ def _arrow_parse(block: bytes, names: list[str]) -> tuple[pa.Table, list[tuple[i
 
     if not block:
         return pa.table({name: pa.array([], pa.string()) for name in names}), refused
+    if block.startswith(codecs.BOM_UTF8):
+        block = codecs.BOM_UTF8 + block  # the parser drops one at the start; here it belongs to the first field
     table = arrow_csv.read_csv(
         pa.BufferReader(block),
         read_options=arrow_csv.ReadOptions(column_names=names, use_threads=False, block_size=len(block) + 1),
@@ -178,12 +205,15 @@ def _arrow_parse(block: bytes, names: list[str]) -> tuple[pa.Table, list[tuple[i
     return table, refused
 
 
-def _sound_lines(block: bytes, names: list[str], first_row: int) -> tuple[bytes, NDArray[np.int64], list[Malformed]]:
+def _sound_lines(
+    block: bytes, names: list[str], first_row: int, misquoted: set[int]
+) -> tuple[bytes, NDArray[np.int64], list[Malformed]]:
     """The lines of a block that a parser can't mistake for more or fewer, their row numbers, and the other ones."""
     sound: list[bytes] = []
     numbers: list[int] = []
     malformed: list[Malformed] = []
-    for row, line in enumerate(block.removesuffix(b"\n").split(b"\n"), start=first_row):
+    for index, line in enumerate(block.removesuffix(b"\n").split(b"\n")):
+        row = first_row + index
         line = line.removesuffix(b"\r")
         if not line:
             continue
@@ -191,11 +221,8 @@ def _sound_lines(block: bytes, names: list[str], first_row: int) -> tuple[bytes,
             text = line.decode()
             if "\r" in text:
                 raise csv.Error("a carriage return inside the line")
-            if '"' in text:
-                fields = next(csv.reader([text], strict=True))
-                if len(fields) != len(names):
-                    raise csv.Error(_wrong_count(len(fields), names))
-                line = _quoted(fields)
+            if index in misquoted:
+                line = _requoted(text, names)
         except UnicodeDecodeError as error:
             detail = f"byte {error.start + 1} isn't UTF-8 text; save the file as UTF-8"
             malformed.append(Malformed(row, line.decode(errors="backslashreplace"), detail))
@@ -207,8 +234,13 @@ def _sound_lines(block: bytes, names: list[str], first_row: int) -> tuple[bytes,
     return b"\n".join(sound), np.array(numbers, dtype=np.int64), malformed
 
 
-def _quoted(fields: list[str]) -> bytes:
-    """A line with every field quoted, so that no stray quote can be taken for an opening one."""
+def _requoted(text: str, names: list[str]) -> bytes:
+    """A line with every field quoted, so that no quote inside a field can be taken for an opening one."""
+    if text.count('"') % 2:
+        raise csv.Error("unbalanced quotes")
+    fields = next(csv.reader([text], strict=True))
+    if len(fields) != len(names):
+        raise csv.Error(_wrong_count(len(fields), names))
     out = io.StringIO()
     csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="").writerow(fields)
     return out.getvalue().encode()

@@ -8,6 +8,7 @@ Invariants:
 - Rows are numbered from 1 in each file. In a CSV, row r stands on line r + 1: a malformed or blank line keeps
   its number. A blank line is not a row; a line that can't be split into as many fields as the header has
   columns, isn't UTF-8, or has unbalanced quotes is a `Malformed` one. A quoted field can't span lines.
+- How a CSV is cut into blocks makes no difference to any row or malformed line.
 - Lines are counted apart from the parser: lines = rows + malformed + blank, or the reader stops.
 - Memory is bounded by one block (CSV) or batch (Parquet), not by the file.
 - A file that ends before its format says so (gzip, Parquet) is a `DataError`. A CSV can't say so: its last

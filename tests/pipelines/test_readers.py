@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines import csv_lines, readers
@@ -16,15 +16,21 @@ from serving.errors import DataError, SchemaError
 NEEDED = ("a", "b", "c")
 
 
-def read(path: Path) -> tuple[list[tuple[int, tuple[str, ...]]], list[tuple[int, str]]]:
-    """Rows as (number, fields) and malformed lines as (number, text) of one file."""
+def read_lines(path: Path) -> tuple[list[tuple[int, tuple[str, ...]]], list[csv_lines.Malformed]]:
+    """Rows as (number, fields) and malformed lines of one file."""
     rows: list[tuple[int, tuple[str, ...]]] = []
-    malformed: list[tuple[int, str]] = []
+    malformed: list[csv_lines.Malformed] = []
     (source,) = readers.open_sources(path, NEEDED)
     for batch in readers.read_batches(source):
         rows += zip(batch.rows.tolist(), batch.table.rows(), strict=True)
-        malformed += [(line.row, line.text) for line in batch.malformed]
+        malformed += batch.malformed
     return rows, malformed
+
+
+def read(path: Path) -> tuple[list[tuple[int, tuple[str, ...]]], list[tuple[int, str]]]:
+    """Rows as (number, fields) and malformed lines as (number, text) of one file."""
+    rows, malformed = read_lines(path)
+    return rows, [(line.row, line.text) for line in malformed]
 
 
 def csv_file(path: Path, body: str | bytes) -> Path:
@@ -58,22 +64,59 @@ def test_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:
     assert read(file) == ([(1, ("1", "2", "3"))], [])
 
 
-LINE = st.text(st.sampled_from(list('ab1,",\r\t é')), max_size=12)
+@pytest.mark.parametrize("tail", ["", "\n", "\r\n", "\n11\n", '\n4,x"x"x,6\n'])
+@pytest.mark.parametrize("line", ['1,2,"', '1,2,"3', '1,"2,3', '"1,2,3', '1,2",3', '1,x"x,3', '1,2,"""', '"a,"b,"c",d'])
+def test_unbalanced_quotes_make_their_line_malformed(tmp_path: Path, line: str, tail: str) -> None:
+    rows, malformed = read(csv_file(tmp_path, line + tail))
+    assert rows == ([(2, ("4", 'x"x"x', "6"))] if "x" in tail else [])
+    assert malformed == [(1, line)] + ([(2, "11")] if "11" in tail else [])
+
+
+def test_sound_quotes_are_read_as_csv_says(tmp_path: Path) -> None:
+    body = '"","""",""""""\n",",","",a""\r\n"é","a""b",\n1,x"x"x,3\n'
+    wanted = [(1, ("", '"', '""')), (3, ("é", 'a"b', "")), (4, ("1", 'x"x"x', "3"))]
+    rows, malformed = read(csv_file(tmp_path, body))
+    assert (rows, malformed) == (wanted, [(2, '",",","",a""')])
+
+
+def test_a_lines_outcome_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that were read differently beside a line with stray quotes, or at a block's start."""
+    lines = ["1,2,3", "\ufeff4,5,6", f'1,"{"z" * 140_000}",3', '1,"2"', "1,2"]
+    file = csv_file(tmp_path, "\n".join([*lines, 'x"x"x,2,3', ""]))
+    whole = read_lines(file)
+    monkeypatch.setattr(csv_lines, "BLOCK_BYTES", 7)
+    assert read_lines(file) == whole
+    assert [row for row, _ in whole[0]] == [1, 2, 3, 6]
+    assert whole[0][1][1] == ("\ufeff4", "5", "6")
+    assert {line.detail for line in whole[1]} == {"2 fields, the header has 3"}
+
+
+LINE = st.text(st.sampled_from(list('ab1,,"\r\t é\ufeff\udcff')), max_size=12)  # \udcff stands for the byte FF
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(LINE, max_size=30), st.integers(7, 60))
+@example(lines=['111111111,,"', "11", ""], block=7)
+@example(lines=['1,2,"3'], block=7)
+@example(lines=['"a,"b,"c",d', 'a"a"a,,', ""], block=7)
+@example(lines=["a,,", "\ufeffb,,", ""], block=7)
+@example(lines=['a,"b"', 'a"a"a,,', ""], block=7)
+@example(lines=["\udcff,1", "a,,", ""], block=7)
 def test_no_line_is_lost_and_blocks_make_no_difference(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], block: int
 ) -> None:
-    file = csv_file(tmp_path_factory.mktemp("lines"), "\n".join(lines))
-    whole = read(file)
+    body = "\n".join(lines).encode(errors="surrogateescape")
+    file = csv_file(tmp_path_factory.mktemp("lines"), body)
+    whole = read_lines(file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_lines, "BLOCK_BYTES", block)
-        assert read(file) == whole
+        assert read_lines(file) == whole
     rows, malformed = whole
-    numbers = sorted([row for row, _ in rows] + [row for row, _ in malformed])
+    numbers = sorted([row for row, _ in rows] + [line.row for line in malformed])
     assert numbers == [row for row, line in enumerate(lines, start=1) if line.removesuffix("\r")]
+    for row, fields in rows:
+        assert lines[row - 1].count('"') % 2 == 0
+        assert not any(end in value for value in fields for end in "\r\n")
 
 
 def test_all_kinds_of_file_read_alike(tmp_path: Path) -> None:
