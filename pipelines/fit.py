@@ -9,6 +9,7 @@ again with the same configuration and features goes on from its last whole epoch
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from dataclasses import asdict, dataclass
@@ -124,6 +125,7 @@ def fit(
         raise ConfigError(
             ["hardware.accelerator: there is no GPU that torch can use here; say auto or cpu (value 'gpu')"]
         )
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)  # devices it hasn't, adverts
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.hardware.threads:
         torch.set_num_threads(cfg.hardware.threads)

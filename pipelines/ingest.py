@@ -28,6 +28,8 @@ Reasons, judged in this order; a row gets the first that holds:
     underlying_price_conflict      not the underlying price of most quotes of this (ts, underlying)
     duplicate                      an earlier row has the same identity and the same values
     duplicate_conflict             an earlier row has the same identity and other values
+
+Run: python -m pipelines.ingest [key=value ...]
 """
 
 from __future__ import annotations
@@ -343,7 +345,8 @@ def run(cfg: Config) -> IngestResult:
     """Ingest `cfg.data` into `OUT/ingest/`; options left empty in the configuration are the layout's own."""
     names = ("columns", "constants", "settlement_by_root", "time_zone", "snapshot_time")
     options = {name: value for name in names if (value := getattr(cfg.data, name))}
-    return ingest(cfg.data.path, layouts.load(cfg.data.layout, options), cfg.folder / "ingest")
+    beside = [cfg.data.history] if cfg.data.history else []  # may lie in the quotes' folder
+    return ingest(cfg.data.path, layouts.load(cfg.data.layout, options), cfg.folder / "ingest", ignore=beside)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ then a `promoted` event, then MLflow's aliases. Invariants: of promotions that l
 exactly one goes through, the others get LedgerRaceError naming it; a failing gate leaves the champion as it
 was; every intermediate state is one `promote` run again, or `reconcile`, completes; the report has no time in
 it, so running again with the same outcome writes nothing twice.
+
+Run: python -m pipelines.promote model=M version=V [reason=...] [dry_run=true]
 """
 
 from __future__ import annotations

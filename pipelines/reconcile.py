@@ -4,6 +4,8 @@ Data in: the ledger. Data out: aliases `champion` and `challenger`, and the vers
 Invariants: derived only, so it may run at any time, any number of times, from anywhere; it writes nothing to
 the store. MLflow's alias writes are unconditional, so the ledger is read again afterwards, until it stood
 still.
+
+Run: python -m pipelines.reconcile model=M
 """
 
 from __future__ import annotations

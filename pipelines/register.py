@@ -5,6 +5,8 @@ Data in: a bundle directory, metrics, parity figures, lineage. Data out: the ver
 its details.
 Invariants: a bundle has one version, however often it is registered; the ledger's event comes last, so a
 crash anywhere leaves nothing that counts, and running again completes it.
+
+Run: python -m pipelines.register [key=value ...]
 """
 
 from __future__ import annotations

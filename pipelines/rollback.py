@@ -5,6 +5,8 @@ event with a new release number over the old bundle, then MLflow's aliases. Inva
 has been champion and isn't retired is gone back to, and only if the store still holds its bundle intact;
 without `to`, repeated rollbacks walk down the history and never return to a version rolled back from; one
 that was interrupted before the aliases were set is completed by the same call, not doubled.
+
+Run: python -m pipelines.rollback model=M reason='...' [to=V] [dry_run=true]
 """
 
 from __future__ import annotations

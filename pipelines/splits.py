@@ -32,9 +32,9 @@ def assign_splits(snapshots: pl.DataFrame, split: SplitConfig, passed_over: int 
         raise TooFewSnapshotsError(
             f"too few dates with scored quotes: have {before.size} before split.test_from={split.test_from} and "
             f"{test.size} from it on ({scored.size} in all, {span}; {passed_over} snapshots passed over), "
-            f"need {needed} before (split.validation_dates={split.validation_dates}, twice "
-            f"split.embargo={split.embargo}, {FEWEST_TRAINING_DATES} to train on) and 1 after: give more data, "
-            "move split.test_from or lower split.validation_dates"
+            f"need {needed} before (split.validation_dates={split.validation_dates}, "
+            f"{gaps} for split.embargo={split.embargo}, {FEWEST_TRAINING_DATES} to train on) and 1 after: give more "
+            "data, move split.test_from or lower split.validation_dates"
         )
     end = before.size - split.embargo
     start = end - split.validation_dates

@@ -31,8 +31,8 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Layout:
     None or empty counts as not given."""
     if name not in known():
         close = difflib.get_close_matches(name, known(), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError([f"layout {name!r} is unknown{hint} Known layouts: {', '.join(known())}"])
+        hint = f"; did you mean {close[0]!r}" if close else ""
+        raise ConfigError([f"layout {name!r} is unknown{hint}; known layouts: {', '.join(known())}"])
     module = importlib.import_module(f"{__name__}.{name}")
     build = getattr(module, "layout", None)
     if not callable(build):
