@@ -94,9 +94,24 @@ def _export(module: nn.Module, inputs: list[tuple[str, list[int | None]]], outpu
         for logger, level in zip(noisy, levels, strict=True):
             logger.setLevel(level)
     assert program is not None
-    _check_dimensions(program.model_proto.graph, [*inputs, *outputs], name)
-    content: bytes = program.model_proto.SerializeToString()
+    proto = program.model_proto
+    _check_dimensions(proto.graph, [*inputs, *outputs], name)
+    _forget_where(proto)
+    content: bytes = proto.SerializeToString(deterministic=True)
     return content
+
+
+def _forget_where(proto: Any) -> None:
+    """Remove the exporter's notes (stack traces, source paths): a bundle is the same wherever it was made."""
+    del proto.metadata_props[:]
+    proto.ClearField("doc_string")
+    for owner in (proto.graph, *proto.functions):
+        for part in (owner, *owner.node, *getattr(owner, "value_info", ())):
+            del part.metadata_props[:]
+            part.ClearField("doc_string")
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del value.metadata_props[:]
+        value.ClearField("doc_string")
 
 
 def _check_dimensions(graph: Any, tensors: list[tuple[str, list[int | None]]], name: str) -> None:

@@ -63,6 +63,16 @@ def test_bundle_holds_what_a_host_needs(bundle: Bundle, tiny_run: TinyRun) -> No
     assert reference["edges"].shape == (reference["steps"].shape[1] + 1,)
 
 
+def test_bundle_is_the_same_wherever_it_is_made(bundle: Bundle, tiny_run: TinyRun, tmp_path: Path) -> None:
+    """Nothing of the machine goes in (the exporter would note source paths), so equal training gives an equal name."""
+    again = export.run(beside(tiny_run, tmp_path))
+    assert again.sha256 == bundle.sha256
+    folders = (str(Path(export.__file__).parents[1]), str(tiny_run.out))
+    for name in bundle.manifest.files:
+        content = bundle.read(name)
+        assert not any(folder.encode() in content for folder in (*folders, "site-packages")), name
+
+
 def test_parity_is_recorded_and_small(exported: Path) -> None:
     parity = json.loads((exported / "parity.json").read_text())
     assert parity["tolerance"] == 1e-5
