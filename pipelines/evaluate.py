@@ -170,13 +170,15 @@ def sanity_bounds(cfg: Config, store: Any, predictions: pl.DataFrame) -> list[An
         shuffled = fit(quiet, store, Path(folder), epochs=min(cfg.trainer.epochs, SHUFFLED_EPOCHS), shuffle_labels=True)
     market = predictions["iv_market"].to_numpy()
     error = 100.0 * (predict(shuffled.net, store, "test") - market)
+    prior = 100.0 * float(np.sqrt(np.mean((predictions["iv_anchored_sticky_strike"].to_numpy() - market) ** 2)))
     leaked = _price(
         predictions.with_columns(right_sign=pl.when(pl.col("right") == "C").then(1.0).otherwise(-1.0)), market
     )
     inside = float(((leaked >= predictions["bid"].to_numpy()) & (leaked <= predictions["ask"].to_numpy())).mean())
     return [
         SanityBound("shuffled labels", float(np.sqrt(np.mean(error**2))), "worse",
-                    "the same net trained on corrections permuted among the quotes: learns nothing"),
+                    "the same net trained on corrections permuted among the quotes learns nothing: it stays near its "
+                    f"prior ({prior:.3f})"),
         SanityBound("leaked-quote oracle", 0.0, "better",
                     f"today's own volatility, priced with the carried forward: {100 * inside:.1f} % inside the spread; "
                     "no predictor can hope for more"),

@@ -31,7 +31,7 @@ from pipelines.splits import SPLITS, assign_splits
 from serving import features as shared
 from serving.errors import DataError
 from serving.last_seen import Anchor, AnchorTarget, LastSeen, find_anchors, last_seen, scored_range, shift_at
-from serving.surface import Bools, Quotes, Smile, Surface, build_surface
+from serving.surface import DAYS_PER_YEAR, Bools, Quotes, Smile, Surface, build_surface
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Builder:
         columns = {name: [snapshot[name] for snapshot in self.snapshots] for name in schema}
         columns["ts"] = np.array(columns["ts"], dtype="datetime64[ns]")  # type: ignore[assignment]
         snapshots = pl.DataFrame(columns, schema_overrides=schema)
-        snapshots = assign_splits(snapshots, self.cfg.split, len(self.passed_over))
+        snapshots = assign_splits(snapshots, self.cfg.split, [one["reason"] for one in self.passed_over])
         starts = np.cumsum(np.r_[0, snapshots["rows"].to_numpy()])[:-1]
         snapshots = snapshots.with_columns(first_row=starts, place=np.arange(len(snapshots)))
         frame, table = pl.concat(self.frames), np.concatenate(self.tables)
@@ -206,7 +206,7 @@ def _labels(smile: Smile, rows: Bools, last: LastSeen, spot: float) -> pl.DataFr
 
 def _anchor_moves(anchors: list[Anchor]) -> list[pl.Expr]:
     """The moves at the grid tenors, sqrt(tau) (IV_t - IV_prev), for baselines with as many columns for any anchors."""
-    grid = np.array(shared.GRID_DAYS) / 365.0
+    grid = np.array(shared.GRID_DAYS) / DAYS_PER_YEAR
     moves = shift_at(anchors, grid) * np.sqrt(grid)
     return [
         pl.lit(float(move)).alias(f"anchor_move_{int(days)}")

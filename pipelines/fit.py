@@ -158,7 +158,8 @@ def fit(
     last = checkpoints / "last.ckpt"
     with warnings.catch_warnings():
         warnings.filterwarnings(
-            "ignore", message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*"
+            "ignore",
+            message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*|.*no `val_dataloader`.*",
         )
         resume = str(last) if cfg.trainer.resume and last.exists() else None
         trainer.fit(module, training, validation if len(held_out) else None, ckpt_path=resume, weights_only=False)

@@ -61,6 +61,7 @@ from pipelines.quote_rows import ROW_REASONS, RowReader, type_problems
 from serving.errors import ConfigError, DataError
 
 REASONS = ("malformed_row", *ROW_REASONS, *quote_table.TABLE_REASONS)
+WARN_SHARE = 0.1  # of quotes in quarantine that deserve a warning
 QUOTES, QUARANTINE, COUNTS = "quotes.parquet", "quarantine.parquet", "counts.json"
 
 logger = logging.getLogger(__name__)
@@ -346,7 +347,14 @@ def run(cfg: Config) -> IngestResult:
     names = ("columns", "constants", "settlement_by_root", "time_zone", "snapshot_time")
     options = {name: value for name in names if (value := getattr(cfg.data, name))}
     beside = [cfg.data.history] if cfg.data.history else []  # may lie in the quotes' folder
-    return ingest(cfg.data.path, layouts.load(cfg.data.layout, options), cfg.folder / "ingest", ignore=beside)
+    done = ingest(cfg.data.path, layouts.load(cfg.data.layout, options), cfg.folder / "ingest", ignore=beside)
+    if done.quarantined > WARN_SHARE * done.quotes_in:
+        worst = max(done.reasons, key=lambda reason: done.reasons[reason])
+        logger.warning(
+            "%d of %d quotes are in quarantine, most of them for %s: look at %s",
+            done.quarantined, done.quotes_in, worst, done.quarantine_path,
+        )  # fmt: skip
+    return done
 
 
 if __name__ == "__main__":

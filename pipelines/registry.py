@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
+ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 BUNDLE_TAG = "bundle_sha256"
 RUN_KEY_TAG = "strikeforge.run_key"
@@ -53,7 +54,7 @@ def open_registry(tracking_uri: str = DEFAULT_TRACKING_URI) -> Registry:
 
     artifact_root: Path | None = None
     if tracking_uri.startswith("sqlite:///"):
-        database = Path(tracking_uri.removeprefix("sqlite:///")).absolute()
+        database = ROOT / tracking_uri.removeprefix("sqlite:///")  # a relative one lies in the project's root
         tracking_uri = f"sqlite:///{database}"
         artifact_root = database.parent / "mlruns"
         artifact_root.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.config import Config
+from serving.blobstore import open_store
 from serving.errors import DataError
+from serving.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,14 @@ def collect(folder: Path) -> list[Line]:
 
 
 def run(cfg: Config) -> None:
-    """Print the table."""
+    """Print the table; raises DataError where the store no longer holds what was registered."""
     lines = collect(cfg.folder)
+    for line in lines:
+        if line.version not in Ledger(open_store(cfg.storage.url), line.model).state().versions:
+            raise DataError(
+                f"the store {cfg.storage.url!r} doesn't hold {line.model} version {line.version}: was it removed? "
+                f"dvc repro -f -s register@{line.model} registers it again"
+            )
     table = Table(title="registered", caption="IV RMSE on the test dates, vol points")
     for heading in ("model", "version", "test error", "best baseline", "its error"):
         table.add_column(heading, justify="right" if "error" in heading or heading == "version" else "left")

@@ -27,7 +27,8 @@ from serving.problems import Problems, iso
 from serving.surface import Bools, Times
 
 TIME_COLUMNS = frozenset({"ts", "expiry", "date"})
-TEXT_COLUMNS = frozenset({"underlying", "root", "right"})
+TEXT_COLUMNS = frozenset({"underlying", "root", "right", "currency", "price_unit"})
+Wanted = str | tuple[str | None, ...]  # of a tuple the first name that is there; with None among them, none may be
 SIGN = {"C": 1.0, "P": -1.0}
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 CHUNK_ROWS = 20_000
@@ -39,6 +40,7 @@ REMEDIES = {
     "underlying": "the underlying's name", "root": "the option root's name",
     "right": "C or P", "strike": "a positive number", "underlying_price": "a positive number",
     "price": "a positive number", "close": "a positive number", "date": "an ISO 8601 date such as 2018-12-31",
+    "currency": "one currency throughout", "price_unit": "money: convert coin quotes at the index first",
     "bid": "a number, 0 where nobody bids", "ask": "a number, 0 where nobody offers",
 }  # fmt: skip
 
@@ -73,7 +75,7 @@ def has_known_suffix(file: FilePath) -> bool:
     return file.name.lower().endswith(SUFFIXES)
 
 
-def read_table(file: FilePath, wanted: Sequence[str | tuple[str, ...]], problems: Problems) -> Table | None:
+def read_table(file: FilePath, wanted: Sequence[Wanted], problems: Problems) -> Table | None:
     """The wanted columns of a file (of a tuple, the first name that is there), or None: what is wrong is reported."""
     name = str(file)
     try:
@@ -105,13 +107,12 @@ def read_table(file: FilePath, wanted: Sequence[str | tuple[str, ...]], problems
     return table
 
 
-def _choose(
-    name: str, header: Sequence[str], wanted: Sequence[str | tuple[str, ...]], problems: Problems
-) -> list[str] | None:
-    """The header's names for what is wanted; None if anything is missing or double."""
+def _choose(name: str, header: Sequence[str], wanted: Sequence[Wanted], problems: Problems) -> list[str] | None:
+    """The header's names for what is wanted; None if anything is missing (unless it may be) or double."""
     options = [(one,) if isinstance(one, str) else one for one in wanted]
     chosen = [next((name for name in names if name in header), None) for names in options]
-    missing = [" or ".join(names) for names, found in zip(options, chosen, strict=True) if found is None]
+    pairs = zip(options, chosen, strict=True)
+    missing = [" or ".join(filter(None, names)) for names, found in pairs if found is None and None not in names]
     for text in missing:
         there = ", ".join(header) if len(header) <= 40 else f"{', '.join(header[:40])}, ..."
         problems.file(name, f"column {text} is missing; there are: {there}", schema=True)
@@ -122,7 +123,7 @@ def _choose(
     return None if missing or double else found
 
 
-def _read_csv(file: FilePath, wanted: Sequence[str | tuple[str, ...]], problems: Problems) -> Table | None:
+def _read_csv(file: FilePath, wanted: Sequence[Wanted], problems: Problems) -> Table | None:
     name = str(file)
     opened = gzip.open if file.name.lower().endswith(".gz") else open
     with opened(file, "rt", encoding="utf-8-sig", newline="") as stream:
@@ -243,7 +244,7 @@ def _parquet() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _read_parquet(file: FilePath, wanted: Sequence[str | tuple[str, ...]], problems: Problems) -> Table | None:
+def _read_parquet(file: FilePath, wanted: Sequence[Wanted], problems: Problems) -> Table | None:
     arrow, parquet = _parquet()
     name = str(file)
     try:

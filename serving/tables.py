@@ -25,6 +25,7 @@ from serving.surface import Bools, Quotes, Texts, Times
 from serving.table_files import REMEDIES, SIGN, Table, read_table
 
 CHAIN_COLUMNS = ("ts", "underlying", "root", "expiry", "strike", "right", "bid", "ask", "underlying_price")
+QUOTE_COLUMNS = (*CHAIN_COLUMNS, ("currency", None), ("price_unit", None))  # the last two are checked where they are
 PATH_COLUMNS = (("ts", "date"), ("price", "close"))  # either name will do
 
 
@@ -42,7 +43,7 @@ def read_market(chain: FilePath, path: FilePath, now: FilePath, underlying: str 
     """Read, check and fit together the three tables."""
     problems = Problems()
     chain_table, now_table, path_table = (
-        read_table(chain, CHAIN_COLUMNS, problems), read_table(now, CHAIN_COLUMNS, problems), _read_path(path, problems)
+        read_table(chain, QUOTE_COLUMNS, problems), read_table(now, QUOTE_COLUMNS, problems), _read_path(path, problems)
     )  # fmt: skip
     if chain_table is not None:
         underlying = underlying or _only_underlying(chain_table, problems)
@@ -88,6 +89,7 @@ def _checked(table: Table, problems: Problems, *, may_lack_contract: bool = Fals
     """Report what is wrong within a table of quotes; returns it."""
     if not len(table.row):
         return table
+    _check_units(table, problems)
     strike = table["strike"]
     contract = np.ones(len(table.row), dtype=bool)
     if may_lack_contract:
@@ -118,6 +120,18 @@ def _checked(table: Table, problems: Problems, *, may_lack_contract: bool = Fals
     repeated[order[1:][again]] = True
     _report(table, "strike", repeated & contract, problems, "each contract once per ts: this one is repeated")
     return table
+
+
+def _check_units(table: Table, problems: Problems) -> None:
+    """Report quotes that aren't in money, or not all in one currency; both columns may be absent."""
+    if "price_unit" in table.columns:
+        unit = table["price_unit"]
+        _report(table, "price_unit", (unit != "money") & (unit != ""), problems)
+    if "currency" in table.columns:
+        currency = table["currency"]
+        named = currency[currency != ""]
+        if named.size:
+            _report(table, "currency", (currency != named[0]) & (currency != ""), problems)
 
 
 def _report(table: Table, name: str, wrong: Bools, problems: Problems, remedy: str | None = None) -> None:

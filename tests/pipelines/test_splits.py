@@ -98,7 +98,7 @@ def test_no_date_in_two_splits_and_time_goes_forward(
 )
 def test_too_few_dates_are_told_in_numbers(table: pl.DataFrame, settings_of: SplitConfig, have: str, need: str) -> None:
     with pytest.raises(TooFewSnapshotsError) as caught:
-        assign_splits(table, settings_of, passed_over=3)
+        assign_splits(table, settings_of, passed_over=["no parity forward"] * 3)
     text = str(caught.value)
     assert have in text
     assert need in text

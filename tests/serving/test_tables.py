@@ -81,6 +81,7 @@ def edited(file: Path, edit: Edit) -> Path:
         rows = list(reader)
         names = list(reader.fieldnames or [])
     edit(rows)
+    names += [name for name in rows[0] if name not in names] if rows else []
     with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, names)
         writer.writeheader()
@@ -258,6 +259,31 @@ def test_what_doesnt_fit_is_refused(files: tuple[Path, ...], name: str, edit: Ed
     edited(files[("chain", "path", "now").index(name)], edit)
     with pytest.raises(DataError, match=message):
         read_market(*files)
+
+
+@pytest.mark.parametrize(
+    ("column", "usual", "other", "message"),
+    [
+        ("price_unit", "money", "coin", "price_unit: found 'coin', expected money: convert coin quotes"),
+        ("currency", "USD", "EUR", "currency: found 'EUR', expected one currency"),
+    ],
+)
+def test_units_are_looked_at_where_they_are_given(
+    files: tuple[Path, Path, Path], market: Market, column: str, usual: str, other: str, message: str
+) -> None:
+    chain, path, now = files
+
+    def add(value: str) -> Edit:
+        def edit(rows: list[dict[str, str]]) -> None:
+            for row in rows:
+                row[column] = usual
+            rows[3][column] = value
+
+        return edit
+
+    assert same(read_market(edited(chain, add(usual)), path, now), market)
+    with pytest.raises(DataError, match=message):
+        read_market(edited(chain, add(other)), path, now)
 
 
 def test_underlying_chosen(files: tuple[Path, ...], market: Market) -> None:
