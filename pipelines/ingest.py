@@ -46,7 +46,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -54,11 +54,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines import layouts, quote_table, readers
-from pipelines.config import Config
 from pipelines.layouts.base import ROW_COLUMN, Layout
 from pipelines.quarantine import Late, Locations, Quarantine, as_json
 from pipelines.quote_rows import ROW_REASONS, RowReader, type_problems
 from serving.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pipelines.config import Config
 
 REASONS = ("malformed_row", *ROW_REASONS, *quote_table.TABLE_REASONS)
 WARN_SHARE = 0.1  # of quotes in quarantine that deserve a warning
