@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ def fit(
     *,
     epochs: int | None = None,
     shuffle_labels: bool = False,
-    loggers: list[Logger] | None = None,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
     show_progress: bool = False,
 ) -> Fitted:
     """Train a net of `cfg.model` on the training dates; its epoch is chosen on the validation dates, if there are any.
@@ -150,8 +152,8 @@ def fit(
     trainer = lightning.Trainer(
         accelerator=cfg.hardware.accelerator, devices=1, max_epochs=epochs, precision=precision(cfg),
         gradient_clip_val=cfg.trainer.clip_norm, accumulate_grad_batches=cfg.trainer.accumulate,
-        callbacks=[record, *([early] if len(held_out) else []), keep],
-        plugins=[AtomicCheckpointIO()], logger=loggers or False, deterministic=True, num_sanity_val_steps=0,
+        callbacks=[record, *([early] if len(held_out) else []), keep, *callbacks],
+        plugins=[AtomicCheckpointIO()], logger=list(loggers) or False, deterministic=True, num_sanity_val_steps=0,
         enable_progress_bar=show_progress, enable_model_summary=False, log_every_n_steps=1,
         use_distributed_sampler=False,
     )  # fmt: skip
