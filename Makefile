@@ -3,23 +3,36 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+# .venv is made and kept up here; an environment named with VENV= is used as it is.
+INSTALLED := $(if $(filter .venv,$(VENV)),.venv/.installed,$(BIN)/python)
+export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONHASHSEED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro test test-fast check lint types arrows workflows sample clean
+# What is typed after these names, or stands in the environment as STRIKEFORGE_<name>, stays text on its whole way: make
+# doesn't expand it (value, unexport); the shell and Hydra get its name, never the text (${oc.env:STRIKEFORGE_REASON}).
+TYPED := MODEL VERSION TO REASON BY DRY_RUN STORE TRACKING
+keep_as_text = $(eval override export STRIKEFORGE_$(1) := $$(value $(1)))
+$(foreach name,$(TYPED),$(if $(filter command,$(origin $(name))),$(call keep_as_text,$(name))))
+unexport $(TYPED)
+told = $${STRIKEFORGE_$(2):+'$(1)=$${oc.env:STRIKEFORGE_$(2)}'}
+STORES := $(call told,storage.url,STORE) $(call told,registry.tracking_uri,TRACKING)
+SAID := $(call told,reason,REASON) $(call told,by,BY) $(call told,dry_run,DRY_RUN) $(STORES)
+MODEL_NAME := "$${STRIKEFORGE_MODEL:?must be given: make ... MODEL=pricing_lstm}"
+
+.PHONY: help install repro test test-fast check lint types arrows workflows sample clean \
+	retrain promote rollback retire status reconcile preflight
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## .venv with everything pinned in constraints.txt
 
-$(INSTALLED): pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) isn't there: install Python 3.11, or say make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -57,6 +70,37 @@ check: lint types arrows workflows test  ## what CI runs
 
 sample: $(INSTALLED)  ## make the sample market anew (deterministic)
 	python -m pipelines.sample_market --out data --card docs/data-card-sample.md
+
+retrain: $(INSTALLED) data/underlying.csv  ## retrain through DVC and register: MODEL= [STORE= TRACKING=]
+	@dvc repro "evaluate@"$(MODEL_NAME) "export@"$(MODEL_NAME)
+	@python -m pipelines.register model=$(MODEL_NAME) $(STORES)
+	@python -m pipelines.status model=$(MODEL_NAME) $(STORES)
+
+promote: $(INSTALLED)  ## gate a version, make it champion: MODEL= VERSION= [REASON= BY= DRY_RUN=true STORE= TRACKING=]
+	@python -m pipelines.promote model=$(MODEL_NAME) $(call told,version,VERSION) $(SAID)
+
+rollback: $(INSTALLED)  ## back to an earlier champion: MODEL= REASON= [TO= BY= DRY_RUN=true STORE= TRACKING=]
+	@python -m pipelines.rollback model=$(MODEL_NAME) $(call told,to,TO) $(SAID)
+
+retire: $(INSTALLED)  ## take a version out of use for good: MODEL= VERSION= REASON= [BY= DRY_RUN=true STORE= TRACKING=]
+	@python -m pipelines.retire model=$(MODEL_NAME) $(call told,version,VERSION) $(SAID)
+
+status: $(INSTALLED)  ## champion, challenger, versions, last events: MODEL= [STORE=]
+	@python -m pipelines.status model=$(MODEL_NAME) $(STORES)
+
+reconcile: $(INSTALLED)  ## MLflow's aliases follow the ledger: MODEL= [STORE= TRACKING=]
+	@python -m pipelines.reconcile model=$(MODEL_NAME) $(STORES)
+
+preflight:  ## what a workflow checks first: STORE= and TRACKING= are given, and this machine sees the store
+	@for name in STRIKEFORGE_STORE STRIKEFORGE_TRACKING; do \
+	  test -n "$${!name:-}" || { echo "error: $$name isn't set: set the repository variable (docs/operations.md)"; exit 2; }; \
+	done
+	@case "$$STRIKEFORGE_STORE" in \
+	  *://*) ;; \
+	  /*) test -d "$$STRIKEFORGE_STORE" || { echo "error: STRIKEFORGE_STORE: this machine has no folder $${STRIKEFORGE_STORE@Q}:" \
+	      "a folder store needs a runner that mounts it (repository variable STRIKEFORGE_RUNNER)"; exit 2; } ;; \
+	  *) echo "error: STRIKEFORGE_STORE: $${STRIKEFORGE_STORE@Q} is relative, so it would go with the checkout; give a whole path"; exit 2 ;; \
+	esac
 
 clean:  ## remove what repro made (the store, MLflow and .venv stay)
 	rm -rf artifacts

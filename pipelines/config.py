@@ -14,6 +14,7 @@ import datetime
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -23,13 +24,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from serving.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+PLACES = ("out", "storage", "registry", "hardware", "logging")  # where files lie and what is told: decide no result
 
 
 def _written_as_date(value: Any) -> Any:
@@ -44,6 +55,17 @@ def _without_nulls(value: Any) -> Any:
     return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
+def _number_in_digits(value: Any) -> Any:
+    """An operation may get its number as text (`version=${oc.env:VERSION}`); only digits are taken for one."""
+    return int(value) if isinstance(value, str) and re.fullmatch("[1-9][0-9]{0,8}", value) else value
+
+
+def _said(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty; say it or leave it out")
+    return value
+
+
 # Strict: true isn't 1, "3" isn't 3.
 Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
@@ -52,6 +74,8 @@ NotNegative = Annotated[float, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Positive = Annotated[float, Field(gt=0, strict=True)]
 Date = Annotated[datetime.date, BeforeValidator(_written_as_date)]
+VersionNumber = Annotated[Count, BeforeValidator(_number_in_digits)]
+Said = Annotated[str, AfterValidator(_said)]
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -68,6 +92,7 @@ class DataConfig:
 
     layout: str
     path: Annotated[str, Field(min_length=1)]
+    underlyings: tuple[Annotated[str, Field(min_length=1)], ...]  # of those in the files; empty: all
     history: str | None
     anchors: tuple[AnchorSpec, ...]
     provenance: str
@@ -84,6 +109,7 @@ class FeaturesConfig:
 
     window: Annotated[int, Field(ge=2, strict=True)]
     smallest_rows: Count
+    regimes: str | None  # file of (date, regime); empty: by realised volatility
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -105,8 +131,8 @@ class SplitConfig:
 
 
 @dataclass(frozen=True, config=CLOSED)
-class ModelConfig:
-    """Family and sizes of the net."""
+class PricingLSTMSettings:
+    """models/pricing_lstm.py; sizes."""
 
     name: Literal["pricing_lstm"]
     hidden: Count
@@ -114,6 +140,51 @@ class ModelConfig:
     context: Count
     head_width: Count
     dropout: Share
+
+
+@dataclass(frozen=True, config=CLOSED)
+class PricingTransformerSettings:
+    """models/pricing_transformer.py; sizes. `band`: steps a layer looks at, the present one included."""
+
+    name: Literal["pricing_transformer"]
+    width: Count
+    heads: Count
+    layers: Count
+    band: Annotated[int, Field(ge=2, strict=True)]
+    context: Count
+    head_width: Count
+    dropout: Share
+
+    @field_validator("heads")
+    @classmethod
+    def _divides_the_width(cls, value: int, info: ValidationInfo) -> int:
+        width = info.data.get("width")
+        if width is not None and width % value:
+            raise ValueError(f"must divide model.width={width}")
+        return value
+
+
+@dataclass(frozen=True, config=CLOSED)
+class SurfaceVAESettings:
+    """models/surface_vae.py; sizes, what is hidden in training (a mean share), and the weights of the loss's terms."""
+
+    name: Literal["surface_vae"]
+    latent: Count
+    width: Count
+    dropout: Share
+    hidden_share: Share
+    kl_weight: NotNegative
+    regime_weight: NotNegative
+    labelled_share: Annotated[float, Field(gt=0, le=1, strict=True)]  # of the training dates' labels that are used
+
+
+ModelConfig = Annotated[
+    PricingLSTMSettings | PricingTransformerSettings | SurfaceVAESettings, Field(discriminator="name")
+]
+FAMILIES: dict[str, type[Any]] = {
+    "pricing_lstm": PricingLSTMSettings, "pricing_transformer": PricingTransformerSettings,
+    "surface_vae": SurfaceVAESettings,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -159,6 +230,20 @@ class RegistryConfig:
 
 
 @dataclass(frozen=True, config=CLOSED)
+class LoggingConfig:
+    """Where a training writes what it measures, and where it can be asked how it is."""
+
+    mlflow: bool
+    tensorboard: bool
+    csv: bool
+    wandb: Literal["off", "offline", "online"]
+    wandb_project: Annotated[str, Field(min_length=1)]
+    health_port: Annotated[int, Field(ge=0, le=65535, strict=True)] | None  # empty: no endpoint; 0: any free port
+    health_host: Annotated[str, Field(min_length=1)]
+    stall_seconds: Positive
+
+
+@dataclass(frozen=True, config=CLOSED)
 class GateConfig:
     """Thresholds of a promotion."""
 
@@ -179,6 +264,7 @@ class Config:
     hardware: HardwareConfig
     storage: StorageConfig
     registry: RegistryConfig
+    logging: LoggingConfig
     gate: GateConfig
     seed: Whole
     out: Annotated[str, Field(min_length=1)]
@@ -191,25 +277,67 @@ class Config:
 
 @dataclass(frozen=True, config=CLOSED)
 class Operation:
-    """One act on the registry: promote, roll back, reconcile, status."""
+    """One act on the registry: promote, roll back, retire, reconcile, status."""
 
     model: ModelConfig
     storage: StorageConfig
     registry: RegistryConfig
     gate: GateConfig
-    version: Count | None
-    to: Count | None
-    reason: str | None
-    by: str | None
+    version: VersionNumber | None
+    to: VersionNumber | None
+    reason: Said | None
+    by: Said | None
     dry_run: bool
 
 
-T = TypeVar("T", Config, Operation)
+@dataclass(frozen=True, config=CLOSED)
+class SamplerConfig:
+    """How a sweep draws parameters; the first `startup_trials` of `tpe` are random."""
+
+    name: Literal["tpe", "random"]
+    seed: Whole
+    startup_trials: Whole
 
 
-def load_config(overrides: Sequence[str]) -> Config:
-    """The configuration of a run; raises ConfigError with every problem found."""
-    return _load(Config, "config", overrides)
+@dataclass(frozen=True, config=CLOSED)
+class PrunerConfig:
+    """When a sweep gives a trial up; never before `warmup_epochs`, nor (median) before `startup_trials` are complete."""
+
+    name: Literal["median", "hyperband", "none"]
+    startup_trials: Whole
+    warmup_epochs: Whole
+    reduction_factor: Annotated[int, Field(ge=2, strict=True)]  # hyperband
+
+
+@dataclass(frozen=True, config=CLOSED)
+class SweepConfig:
+    """A sweep: `space` is a tree of keys with a distribution each (pipelines/sweep_space.py)."""
+
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    trials: Count
+    overrides: tuple[str, ...]
+    sampler: SamplerConfig
+    pruner: PrunerConfig
+    space: dict[str, Any]
+    write_experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] | None
+
+
+@dataclass(frozen=True, config=CLOSED)
+class SweepRoot:
+    """conf/sweep.yaml."""
+
+    sweep: SweepConfig
+
+
+T = TypeVar("T", Config, Operation, SweepRoot)
+
+
+def load_config(overrides: Sequence[str], *, beside: Path | None = None) -> Config:
+    """The configuration of a run; raises ConfigError with every problem found.
+
+    `beside` is a second folder like conf/, for an experiment that isn't in conf/ (yet).
+    """
+    return _load(Config, "config", overrides, beside)
 
 
 def load_operation(overrides: Sequence[str]) -> Operation:
@@ -217,9 +345,16 @@ def load_operation(overrides: Sequence[str]) -> Operation:
     return _load(Operation, "operation", overrides)
 
 
-def _load(kind: type[T], name: str, overrides: Sequence[str]) -> T:
+def load_sweep(overrides: Sequence[str]) -> SweepConfig:
+    """The sweep itself, from the overrides of `sweep` and `sweep.*`; raises ConfigError with every problem found."""
+    return _load(SweepRoot, "sweep", overrides).sweep
+
+
+def _load(kind: type[T], name: str, overrides: Sequence[str], beside: Path | None = None) -> T:
     problems: list[str] = []
-    accepted = [text for text in (_check_override(override, problems) for override in overrides) if text]
+    accepted = [text for text in (_check_override(override, problems, beside) for override in overrides) if text]
+    if beside is not None:
+        accepted.append(f"hydra.searchpath=[file://{beside}]")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="strikeforge"):
             composed = compose(name, overrides=accepted)
@@ -240,7 +375,7 @@ def _load(kind: type[T], name: str, overrides: Sequence[str]) -> T:
     return config
 
 
-def _check_override(text: str, problems: list[str]) -> str | None:
+def _check_override(text: str, problems: list[str], beside: Path | None = None) -> str | None:
     """The override as Hydra shall see it, or None with a problem noted. Forced: the schema judges keys, not Hydra."""
     try:
         override = OverridesParser.create().parse_override(text)
@@ -262,7 +397,8 @@ def _check_override(text: str, problems: list[str]) -> str | None:
         choice = override.value()
         if choice is None and key == "experiment":
             return None
-        known = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+        folders = [CONF / key, *([beside / key] if beside else [])]
+        known = sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
         if str(choice) not in known:
             problems.append(
                 f"{key}={choice}: no such choice; there are {', '.join(known)}{_closest(str(choice), known)}"
@@ -272,8 +408,13 @@ def _check_override(text: str, problems: list[str]) -> str | None:
     return "++" + text.lstrip("+")
 
 
+def _place(item: Any) -> list[Any]:
+    """Where in the configuration a problem is; pydantic puts the family's name after `model`, which is no key."""
+    return [part for place, part in enumerate(item["loc"]) if not (place == 1 and part in FAMILIES)]
+
+
 def _key(item: Any) -> str:
-    return ".".join(str(part) for part in item["loc"])
+    return ".".join(str(part) for part in _place(item))
 
 
 def _closest(word: str, known: Sequence[str]) -> str:
@@ -289,6 +430,9 @@ def _describe(kind: type[Any], item: Any) -> str:
         for part in item["loc"][:-1]:
             if isinstance(part, int):  # a place in a list: its items are of the list's type
                 continue
+            if part in FAMILIES:
+                owner = FAMILIES[part]
+                continue
             fields = (
                 {field.name: field for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
             )
@@ -303,9 +447,10 @@ def _describe(kind: type[Any], item: Any) -> str:
 
 
 TYPES: dict[str, type[Any]] = {
-    "data": DataConfig, "features": FeaturesConfig, "split": SplitConfig, "model": ModelConfig,
+    "data": DataConfig, "features": FeaturesConfig, "split": SplitConfig,
     "trainer": TrainerConfig, "hardware": HardwareConfig, "storage": StorageConfig, "registry": RegistryConfig,
-    "gate": GateConfig, "anchors": AnchorSpec,
+    "logging": LoggingConfig, "gate": GateConfig, "anchors": AnchorSpec, "sweep": SweepConfig,
+    "sampler": SamplerConfig, "pruner": PrunerConfig,
 }  # fmt: skip
 
 
@@ -318,7 +463,7 @@ def as_json(config: Config) -> dict[str, Any]:
 def config_hash(config: Config) -> str:
     """SHA-256 (hex) of what decides the result: everything but the places where files lie."""
     content = as_json(config)
-    for place in ("out", "storage", "registry", "hardware"):
+    for place in PLACES:
         content.pop(place)
     content["data"].pop("path")
     content["data"].pop("history")

@@ -3,8 +3,10 @@
 In: `OUT/ingest/quotes.parquet`. Out, in `OUT/features/`:
   steps.npy      float32 [M, F]  scaled market steps, snapshots in order of underlying, then time
   contracts.npy  float32 [N, K]  scaled contract features of the scored quotes
+  grids.npy      float32 [M, 4, G]  surface on the grid, its mask; the one last seen carried to now, its mask
+  moves.npy      float32 [M, 3]  what the underlying did since (serving/surface_grid.py)
   rows.parquet   N rows: what the quote is, its labels (values of t), what the baselines use
-  snapshots.parquet  M rows: underlying, ts, spot, split, first row, rows, anchors
+  snapshots.parquet  M rows: underlying, ts, spot, split, first row, rows, anchors, realised volatility, regime
   spec.json      the `FeatureSpec` (window, anchors, scalers) that travels in the bundle
   summary.json   counts, and the snapshots passed over with the reason
 
@@ -26,12 +28,14 @@ import polars as pl
 
 from pipelines.config import Config
 from pipelines.progress import progress
+from pipelines.regimes import label_regimes
 from pipelines.snapshots import read_history, read_snapshots
 from pipelines.splits import SPLITS, assign_splits
 from serving import features as shared
 from serving.errors import DataError
 from serving.last_seen import Anchor, AnchorTarget, LastSeen, find_anchors, last_seen, scored_range, shift_at
 from serving.surface import DAYS_PER_YEAR, Bools, Quotes, Smile, Surface, build_surface
+from serving.surface_grid import NOTHING, carried, fill, move_features, surface_grid
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class _Builder:
         self.state: dict[str, _Underlying] = {}
         self.snapshots: list[dict[str, Any]] = []
         self.steps: list[np.ndarray] = []
+        self.grids: list[np.ndarray] = []
+        self.moves: list[np.ndarray] = []
         self.tables: list[np.ndarray] = []
         self.frames: list[pl.DataFrame] = []
         self.passed_over: list[dict[str, str]] = []
@@ -94,8 +100,11 @@ class _Builder:
         anchors = find_anchors(quotes, state.last, self.targets) if state.last else []
         self.steps.append(shared.market_step(path, state.last, anchors))
         count = self._add_rows(underlying, surface, state.last, anchors, path) if state.last else 0
+        realised = float(self.steps[-1][_RV_21])
         self.snapshots.append({"underlying": underlying, "ts": quotes.ts, "spot": quotes.spot, "rows": count,
-                               "anchors": len(anchors)})  # fmt: skip
+                               "anchors": len(anchors), "realised_volatility": realised})  # fmt: skip
+        self.grids.append(_grids(seen, state.last))
+        self.moves.append(move_features(state.last, quotes.ts, quotes.spot))
         state.last = seen
 
     def _begin(self, underlying: str, quotes: Quotes) -> _Underlying:
@@ -150,6 +159,7 @@ class _Builder:
             "spot": pl.Float64,
             "rows": pl.Int64,
             "anchors": pl.Int64,
+            "realised_volatility": pl.Float64,
         }
         columns = {name: [snapshot[name] for snapshot in self.snapshots] for name in schema}
         columns["ts"] = np.array(columns["ts"], dtype="datetime64[ns]")  # type: ignore[assignment]
@@ -165,9 +175,13 @@ class _Builder:
             shared.Scaler.fit(steps[(snapshots["split"] == "train").to_numpy()], shared.STEP_FEATURES),
             shared.Scaler.fit(table[rows_split == "train"], shared.CONTRACT_FEATURES, shared.UNSCALED),
         )  # fmt: skip
+        snapshots = label_regimes(snapshots, self.cfg.features.regimes)
         ordered = snapshots.sort("underlying", "ts")
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "steps.npy", spec.step_scaler(steps[ordered["place"].to_numpy()]))
+        order = ordered["place"].to_numpy()
+        np.save(folder / "steps.npy", spec.step_scaler(steps[order]))
+        np.save(folder / "grids.npy", np.stack(self.grids)[order].astype(np.float32))
+        np.save(folder / "moves.npy", np.stack(self.moves)[order].astype(np.float32))
         np.save(folder / "contracts.npy", spec.contract_scaler(table))
         frame.with_columns(pl.Series("split", rows_split)).write_parquet(folder / "rows.parquet")
         ordered.drop("place").write_parquet(folder / "snapshots.parquet")
@@ -202,6 +216,13 @@ def _labels(smile: Smile, rows: Bools, last: LastSeen, spot: float) -> pl.DataFr
         "last_curvature": before.shape[2],
     }  # fmt: skip
     return pl.DataFrame(columns | {name: np.full(count, value) for name, value in constants.items()})
+
+
+def _grids(seen: LastSeen, last: LastSeen | None) -> np.ndarray:
+    """Surface and mask of this snapshot; that last seen, carried to now and filled, and its mask: [4, G]."""
+    now = surface_grid(seen)
+    before = carried(last, seen.ts, seen.spot) if last is not None else NOTHING
+    return np.stack([now.volatility, now.mask, fill(before), before.mask])
 
 
 def _anchor_moves(anchors: list[Anchor]) -> list[pl.Expr]:

@@ -13,7 +13,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from torch import nn
 
 import models
 from pipelines.config import Config, HardwareConfig
-from pipelines.dataset import FeatureStore, SnapshotBatches, row_objective
-from pipelines.lightning_module import PricingModule
+from pipelines.dataset import FeatureStore
+from pipelines.lightning_module import FitModule
+from pipelines.tasks import Batches, Task, open_task
 from serving.errors import ConfigError
 
 MONITOR = "validation_iv_rmse"
@@ -67,7 +68,7 @@ class _Epochs(Callback):
     So does the state of the random generators: dropout after a resume goes on where the killed run's was.
     """
 
-    def __init__(self, batches: SnapshotBatches, early: EarlyStopping) -> None:
+    def __init__(self, batches: Batches, early: EarlyStopping) -> None:
         self.batches, self.early = batches, early
         self.random: dict[str, Any] | None = None  # of the checkpoint gone on from
         self.history: list[dict[str, float]] = []
@@ -91,7 +92,7 @@ class _Epochs(Callback):
             self.best = {"epoch": epoch, "value": value, "weights": weights}
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        assert isinstance(module, PricingModule)
+        assert isinstance(module, FitModule)
         if trainer.sanity_checking:
             return
         self.consider(trainer.current_epoch + 1, float(trainer.callback_metrics[MONITOR]), module.net)
@@ -131,28 +132,25 @@ def fit(
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.hardware.threads:
         torch.set_num_threads(cfg.hardware.threads)
-    sizes = net_sizes(cfg, store)
-    net = models.build(cfg.model.name, sizes)
-    target, weight = row_objective(store, cfg.trainer.day_weight_power, cfg.trainer.price_share)
-    market = store.rows["iv_market"].to_numpy().astype(np.float32)
+    task = open_task(cfg, store)
     if shuffle_labels:
-        target = market = _shuffled(store, cfg.seed)
-    several = cfg.trainer.snapshots_per_batch
-    training = SnapshotBatches(store, store.places("train"), target=target, weight=weight, snapshots_per_batch=several,
-                               rows_per_snapshot=cfg.trainer.rows_per_snapshot, seed=cfg.seed)  # fmt: skip
-    held_out = store.places("validation")
-    validation = SnapshotBatches(store, held_out, target=market, weight=weight, snapshots_per_batch=several)
+        task.shuffle_labels()
+    sizes = task.sizes()
+    net = models.build(cfg.model.name, sizes)
+    task.prepare(net)
+    training, validation = task.training_batches(), task.validation_batches()
+    held_out = len(validation) > 0
     epochs = epochs or cfg.trainer.epochs
-    module = PricingModule(net, cfg.trainer, epochs * -(-len(training) // cfg.trainer.accumulate))
+    module = FitModule(net, task, cfg.trainer, epochs * -(-len(training) // cfg.trainer.accumulate))
     early = EarlyStopping(MONITOR, patience=cfg.trainer.patience)
     record = _Epochs(training, early)
-    if len(held_out):
-        record.consider(0, root_mean_square_error(net, validation), net)
+    if held_out:
+        record.consider(0, root_mean_square_error(net, task, validation), net)
     keep = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, monitor=None, enable_version_counter=False)
     trainer = lightning.Trainer(
         accelerator=cfg.hardware.accelerator, devices=1, max_epochs=epochs, precision=precision(cfg),
         gradient_clip_val=cfg.trainer.clip_norm, accumulate_grad_batches=cfg.trainer.accumulate,
-        callbacks=[record, *([early] if len(held_out) else []), keep, *callbacks],
+        callbacks=[record, *([early] if held_out else []), keep, *callbacks],
         plugins=[AtomicCheckpointIO()], logger=list(loggers) or False, deterministic=True, num_sanity_val_steps=0,
         enable_progress_bar=show_progress, enable_model_summary=False, log_every_n_steps=1,
         use_distributed_sampler=False,
@@ -164,21 +162,14 @@ def fit(
             message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*|.*no `val_dataloader`.*",
         )
         resume = str(last) if cfg.trainer.resume and last.exists() else None
-        trainer.fit(module, training, validation if len(held_out) else None, ckpt_path=resume, weights_only=False)
+        trainer.fit(module, training, validation if held_out else None, ckpt_path=resume, weights_only=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if len(held_out):
+    if held_out:
         net.load_state_dict(record.best["weights"])
     history = pl.DataFrame(record.history, schema={"epoch": pl.Int64, MONITOR: pl.Float64, "train_loss": pl.Float64})
-    best = (record.best["epoch"], record.best["value"]) if len(held_out) else (len(history), None)
+    best = (record.best["epoch"], record.best["value"]) if held_out else (len(history), None)
     return Fitted(net.cpu().eval(), sizes, history, *best)
-
-
-def net_sizes(cfg: Config, store: FeatureStore) -> dict[str, Any]:
-    """Sizes of the net: those of the configuration and those the features decide."""
-    sizes = {name: value for name, value in asdict(cfg.model).items() if name != "name"}
-    return sizes | {"step_features": store.steps.shape[1], "contract_features": store.contracts.shape[1],
-                    "window": store.spec.window}  # fmt: skip
 
 
 def precision(cfg: Config) -> Any:
@@ -195,37 +186,12 @@ def uses_gpu(hardware: HardwareConfig) -> bool:
 
 
 @torch.no_grad()
-def root_mean_square_error(net: nn.Module, batches: SnapshotBatches) -> float:
-    """IV RMSE over all rows, vol points."""
+def root_mean_square_error(net: nn.Module, task: Task, batches: Batches) -> float:
+    """Of the task's errors over all items, vol points."""
     net.eval()
-    squares, rows = 0.0, 0
+    squares, count = 0.0, 0
     for batch in batches:
-        error = (net(batch.window, batch.contracts, batch.snapshot) - batch.target).double() * 100.0
-        squares, rows = squares + float((error**2).sum()), rows + len(batch.target)
+        error = task.errors(net, batch).double()
+        squares, count = squares + float((error**2).sum()), count + error.numel()
     net.train()
-    return float(np.sqrt(squares / max(rows, 1)))
-
-
-@torch.no_grad()
-def predict(net: nn.Module, store: FeatureStore, split: str) -> np.ndarray:
-    """Implied volatility of every row of a split, in the order of `rows` filtered to it; float64 [N]."""
-    out = np.full(len(store.rows), np.nan)
-    for place in store.places(split):
-        span = store.row_range(int(place))
-        contracts = torch.from_numpy(np.array(store.contracts[span]))
-        window = torch.from_numpy(store.window(int(place))).unsqueeze(0)
-        out[span] = net(window, contracts, torch.zeros(len(contracts), dtype=torch.long)).double().numpy()
-    return np.asarray(out[(store.rows["split"] == split).to_numpy()])
-
-
-def _shuffled(store: FeatureStore, seed: int) -> np.ndarray:
-    """Targets whose corrections (IV minus prior) are permuted over all rows of the training and validation dates."""
-    rows = store.rows
-    prior = (rows["last_volatility"] + rows["shift"]).to_numpy()
-    correction = rows["iv_market"].to_numpy() - prior
-    correction -= correction[(rows["split"] == "train").to_numpy()].mean()
-    generator = np.random.default_rng((seed, 1))
-    for split in ("train", "validation"):
-        chosen = np.flatnonzero((rows["split"] == split).to_numpy())
-        correction[chosen] = correction[generator.permutation(chosen)]
-    return np.asarray(prior + correction, dtype=np.float32)
+    return float(np.sqrt(squares / max(count, 1)))

@@ -1,7 +1,7 @@
-"""The one LightningModule: what a step, a validation and an optimiser are, for every pricing net.
+"""The one LightningModule: what a step, a validation and an optimiser are, for every net.
 
-In: `Batch`es. Loss: weighted mean squared error of the implied volatility, in vol points. Logged: `train_loss`,
-`validation_iv_rmse` (vol points, every row of the validation dates alike).
+In: a task's batches; the task gives the loss and the errors (pipelines/tasks/). Logged: `train_loss`,
+`validation_iv_rmse` (vol points, every item of the validation dates alike).
 """
 
 from __future__ import annotations
@@ -14,36 +14,33 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.config import TrainerConfig
-from pipelines.dataset import Batch
-
-VOL_POINT = 0.01
+from pipelines.tasks import Task
 
 
-class PricingModule(lightning.LightningModule):
-    """Wraps a bare net; `total_steps` is the number of optimiser steps the schedule is laid out for."""
+class FitModule(lightning.LightningModule):
+    """Wraps a bare net and its task; `total_steps` is the number of optimiser steps the schedule is laid out for."""
 
-    def __init__(self, net: nn.Module, trainer_config: TrainerConfig, total_steps: int) -> None:
+    def __init__(self, net: nn.Module, task: Task, trainer_config: TrainerConfig, total_steps: int) -> None:
         super().__init__()
-        self.net, self.settings, self.total_steps = net, trainer_config, total_steps
+        self.net, self.task, self.settings, self.total_steps = net, task, trainer_config, total_steps
         self._squares = torch.zeros((), dtype=torch.float64)
-        self._rows = 0
+        self._count = 0
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        error = (self.net(batch.window, batch.contracts, batch.snapshot) - batch.target) / VOL_POINT
-        loss: Tensor = (batch.weight * error.float() ** 2).mean()
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        loss = self.task.loss(self.net, batch)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target))
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._squares, self._rows = torch.zeros((), dtype=torch.float64), 0
+        self._squares, self._count = torch.zeros((), dtype=torch.float64), 0
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        error = (self.net(batch.window, batch.contracts, batch.snapshot) - batch.target) / VOL_POINT
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        error = self.task.errors(self.net, batch)
         self._squares += (error.double() ** 2).sum().cpu()
-        self._rows += len(batch.target)
+        self._count += error.numel()
 
     def on_validation_epoch_end(self) -> None:
-        self.log("validation_iv_rmse", (self._squares / max(self._rows, 1)).sqrt().float(), prog_bar=True)
+        self.log("validation_iv_rmse", (self._squares / max(self._count, 1)).sqrt().float(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(

@@ -27,7 +27,8 @@ def file_hash(*paths: Path) -> str:
 
 def features_hash(features: Path) -> str:
     """SHA-256 (hex) of what training reads of `OUT/features/`."""
-    return file_hash(features / "rows.parquet", features / "contracts.npy", features / "steps.npy")
+    names = ("rows.parquet", "contracts.npy", "steps.npy", "grids.npy", "moves.npy", "snapshots.parquet")
+    return file_hash(*(features / name for name in names))
 
 
 def _git(*words: str) -> str | None:

@@ -2,7 +2,7 @@
 
 Data in: a verified bundle. Data out: the largest absolute difference per golden array and per way of
 computing it (the `window` file, the `step` file run over the window, the `head` from the golden context, all
-of it end to end).
+of it end to end; a surface net's outputs).
 Invariants: sessions are built from verified bytes; tensor names, types and fixed sizes of the ONNX files must
 be those of the manifest; the CPU provider, one thread.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.bundle import Bundle
+from serving.engine import open_surface_engine, surface_parity
 from serving.errors import BundleError, EngineError
 from serving.golden import GOLDEN, pick_tensor
 from serving.manifest import MemberFile, TensorSpec
@@ -71,6 +72,9 @@ class OnnxFile:
 
 def recompute(bundle: Bundle) -> list[ParityCheck]:
     """All comparisons; BundleError or EngineError if there is nothing to compare or it can't be computed."""
+    if bundle.manifest.task == "surface":
+        surfaces = surface_parity(bundle, open_surface_engine(bundle))
+        return [ParityCheck(one.name, one.max_abs_difference, one.tolerance) for one in surfaces]
     tolerances = bundle.manifest.tolerances
     if "iv" not in tolerances:
         raise BundleError("manifest.json: no tolerance 'iv'")

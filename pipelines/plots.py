@@ -3,19 +3,13 @@
 In: the `predictions` table of `pipelines.metrics`, attention weights, a training curve. Out: figures for the report and
 for PNG files; `all_figures` makes every one the input allows, in the order of the report; CAPTIONS explains them.
 
-Invariants: no global matplotlib state is left behind (no pyplot; the style is a context); the model has one colour in
-all figures, each baseline its own colour, marker and dashes; axes carry units.
-Source of the palette: M. Okabe, K. Ito, "Color universal design" (2008).
+Invariant: axes carry units; colours and style are those of pipelines/plot_style.py.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
@@ -26,43 +20,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from pipelines import metrics
 from pipelines.metrics import MODEL
+from pipelines.plot_style import MARKET_COLOUR, MODEL_COLOUR, label, look, styled
 from serving import black76
 from serving.errors import DataError
 from serving.normal import Array
 from serving.surface import DAYS_PER_YEAR
 
-STYLE: Any = {  # Any: matplotlib types the keys as a list of 300 literals
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "savefig.dpi": 130.0,
-}
-MODEL_COLOUR = "#D55E00"
-MARKET_COLOUR = "#4d4d4d"
-BASELINE_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#000000")
-DASHES = ("--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), ":")
-MARKERS = ("s", "^", "D", "v", "P", "X", "*")
-USUAL_ORDER = (
-    "anchored_sticky_strike",
-    "sticky_strike",
-    "regression_anchored",
-    "lightgbm_anchored",
-    "sticky_moneyness",
-    "flat",
-    "black_scholes_realised",
-)
 LAST_SEEN = ("anchored_sticky_strike", "sticky_strike")  # the first that is there is drawn beside the model
 PANEL_TENORS_DAYS = (14, 45, 120)
 FEWEST_STRIKES = 8  # of a smile worth a panel
@@ -82,45 +45,6 @@ CAPTIONS = {
     "training": "Loss on training and validation dates.",
 }
 
-Parameters = ParamSpec("Parameters")
-
-
-def _styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
-    """Draw under STYLE, leaving matplotlib's own settings alone."""
-
-    @wraps(draw)
-    def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file; drawing it again gives the same bytes (the first drawing settles the layout)."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    figure.set_layout_engine("none")
-    return buffer.getvalue()
-
-
-def label(predictor: str) -> str:
-    """Name for readers."""
-    return {"black_scholes_realised": "Black-Scholes realised vol", "lightgbm_anchored": "LightGBM anchored"}.get(
-        predictor, predictor.replace("_", " ")
-    )
-
-
-def _look(predictor: str, known: list[str]) -> dict[str, Any]:
-    """Colour, marker and dashes of a predictor; a baseline nobody foresaw takes the next free ones."""
-    if predictor == MODEL:
-        return {"color": MODEL_COLOUR, "linestyle": "-", "marker": "o", "linewidth": 2.2, "zorder": 5}
-    order = [*USUAL_ORDER, *(name for name in known if name not in USUAL_ORDER and name != MODEL)]
-    place = order.index(predictor) % len(MARKERS)
-    return {"color": BASELINE_COLOURS[place], "linestyle": DASHES[place], "marker": MARKERS[place], "linewidth": 1.2}
-
-
 def _plain_log(axes: Axes) -> None:
     """Logarithmic y axis labelled 0.2, 0.5, 1, 2, 5."""
     axes.set_yscale("log")
@@ -129,7 +53,7 @@ def _plain_log(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-@_styled
+@styled
 def pooled_errors(table: pl.DataFrame) -> Figure:
     """Bars of pooled IV RMSE [vol points] and of the share inside the spread, best predictor on top."""
     pooled = metrics.scores(table)
@@ -160,7 +84,7 @@ def pooled_errors(table: pl.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def error_by_date(table: pl.DataFrame) -> Figure:
     """Daily IV RMSE [vol points] of the model and each baseline; logarithmic where one is far above the others."""
     daily = metrics.by_date(table)
@@ -171,8 +95,8 @@ def error_by_date(table: pl.DataFrame) -> Figure:
     pooled = metrics.scores(table)
     for name in sorted(names, key=lambda name: -pooled[name]["iv_rmse"]):
         rows = daily.filter(pl.col("predictor") == name)
-        look = _look(name, names) | ({"markersize": 4} if several else {"marker": ""})
-        axes.plot(rows["date"].to_numpy(), rows["iv_rmse"].to_numpy(), label=label(name), **look)
+        drawn = look(name, names) | ({"markersize": 4} if several else {"marker": ""})
+        axes.plot(rows["date"].to_numpy(), rows["iv_rmse"].to_numpy(), label=label(name), **drawn)
     errors = daily["iv_rmse"].to_numpy()
     if errors.min() > 0 and errors.max() > 4 * errors.min():
         _plain_log(axes)
@@ -187,7 +111,7 @@ def error_by_date(table: pl.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def error_by_bucket(table: pl.DataFrame) -> Figure:
     """Heat maps by tenor and moneyness: the model's IV RMSE [vol points], and its ratio to the best baseline's."""
     best = metrics.best_baseline(metrics.scores(table))
@@ -259,7 +183,7 @@ def panel_smiles(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     return panels
 
 
-@_styled
+@styled
 def smiles(table: pl.DataFrame) -> Figure:
     """IV [%] against strike (market's bid-ask band and mid, model, last-seen baseline); below, minus the mid."""
     panels = panel_smiles(table)
@@ -282,8 +206,8 @@ def smiles(table: pl.DataFrame) -> Figure:
             axes.fill_between(strike, low - origin, high - origin, color="#d0d0d0", label="market, bid to ask")
             axes.plot(strike, mid - origin, ".", color=MARKET_COLOUR, markersize=2.5, label="market mid")
             if last_seen is not None:
-                look = _look(last_seen, names) | {"marker": "", "linewidth": 1.2}
-                axes.plot(strike, 100 * smile[f"iv_{last_seen}"].to_numpy() - origin, label=label(last_seen), **look)
+                drawn = look(last_seen, names) | {"marker": "", "linewidth": 1.2}
+                axes.plot(strike, 100 * smile[f"iv_{last_seen}"].to_numpy() - origin, label=label(last_seen), **drawn)
             ours = 100 * smile["iv_model"].to_numpy() - origin
             axes.plot(strike, ours, color=MODEL_COLOUR, linewidth=1.5, label="model")
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -319,7 +243,7 @@ def _quote_volatility(smile: pl.DataFrame, side: str) -> Array:
     return 100.0 * np.where(np.isfinite(volatility), volatility, smile["iv_market"].to_numpy())
 
 
-@_styled
+@styled
 def volatility_changes(table: pl.DataFrame, predictor: str = MODEL) -> Figure:
     """Predicted against realised change of IV since the last snapshot [vol points], counted in hexagons."""
     rows = metrics.checked(table)
@@ -349,7 +273,7 @@ def volatility_changes(table: pl.DataFrame, predictor: str = MODEL) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def attention(weights: Array) -> Figure:
     """Attention weight of each step of the window, [T] or [dates, T], oldest step first."""
     if weights.ndim not in (1, 2) or not weights.size:
@@ -370,7 +294,7 @@ def attention(weights: Array) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def training(curve: pl.DataFrame) -> Figure:
     """Losses against epochs; columns `epoch`, `train_loss`, `validation_loss`. The best validation epoch is marked."""
     figure = Figure(figsize=(9.5, 3.0), layout="constrained")

@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 
 from pipelines import metrics
 from pipelines.metrics import MODEL, DieboldMariano, Score
-from pipelines.plots import CAPTIONS, label, png
+from pipelines.plot_style import label, png
+from pipelines.plots import CAPTIONS
 from serving.errors import DataError
 
 SIGNIFICANT_P = 0.05
@@ -52,8 +53,9 @@ class SanityBound:
 class Report:
     """What a report says. Only `title`, `scores` and `tests` are needed; whatever else is empty is left out.
 
-    `tests` holds, by baseline, the Diebold-Mariano test of the model (a) against it (b). `greeks` is any small table.
-    `lineage`, `split` and `summary` are shown as names with values. Texts are plain; a blank line begins a paragraph.
+    `tests` holds, by baseline, the Diebold-Mariano test of the model (a) against it (b). `greeks` is any small table,
+    as are those of `tables`, by title. `lineage`, `split` and `summary` are shown as names with values. Texts are
+    plain; a blank line begins a paragraph.
     """
 
     title: str
@@ -67,6 +69,7 @@ class Report:
     shape: pl.DataFrame | None = None
     greeks: pl.DataFrame | None = None
     sanity: Sequence[SanityBound] = ()
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
     configuration_yaml: str = ""
@@ -268,6 +271,7 @@ def render(report: Report) -> str:
         "greeks": _plain(report.greeks) if report.greeks is not None else None,
         "sanity": _sanity_table(report) if report.sanity else None,
     }
+    tables = {title: _plain(table) for title, table in report.tables.items()}
     images = [
         {
             "name": name.replace("_", " "),
@@ -278,6 +282,7 @@ def render(report: Report) -> str:
     ]
     return environment.get_template("report.html.j2").render(
         report=report, verdict=verdict(report), head=_head_table(report), sections=sections, images=images,
+        tables=tables,
         paragraphs=[text.strip() for text in report.provenance.split("\n\n") if text.strip()], long=LONG_TABLE,
         significant_p=SIGNIFICANT_P,
     )  # fmt: skip

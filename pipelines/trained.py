@@ -13,7 +13,6 @@ from typing import Any
 from safetensors.torch import load_file
 
 import models
-from models.pricing_lstm import PricingLSTM
 from pipelines.lineage import features_hash
 from serving.errors import DataError
 
@@ -22,7 +21,7 @@ from serving.errors import DataError
 class Trained:
     """A net in evaluation mode and where it came from."""
 
-    net: PricingLSTM
+    net: models.Net
     sizes: dict[str, Any]
     description: dict[str, Any]
     weights_path: Path

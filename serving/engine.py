@@ -25,12 +25,13 @@ from serving.bundle import Bundle
 from serving.errors import BundleError, EngineError
 from serving.golden import GOLDEN
 from serving.manifest import Manifest, Member, MemberFile, TensorSpec
+from serving.surface_score import SurfaceAnswer, SurfaceInput
 
 Floats = npt.NDArray[np.float32]
 
 BACKENDS = ("ort", "null")
 FLOAT32 = np.dtype(np.float32)
-CONTEXT_TOLERANCE, IV_TOLERANCE = "context", "iv"  # keys of the manifest's tolerances
+CONTEXT_TOLERANCE, IV_TOLERANCE, SURFACE_TOLERANCE = "context", "iv", "surface"  # keys of the manifest's tolerances
 GOLDEN_HEAD_WINDOW = 0  # the golden window whose context the golden volatilities were computed from
 
 
@@ -67,6 +68,17 @@ class Engine(Protocol):
 
     def info(self) -> EngineInfo:
         """Sizes and what runs."""
+
+
+class SurfaceEngine(Protocol):
+    """Inference of a surface bundle: any number of surfaces at a time; keeps no state."""
+
+    @property
+    def runtime(self) -> str:
+        """Library, version, provider that really runs."""
+
+    def answer(self, known: SurfaceInput) -> SurfaceAnswer:
+        """Completed surfaces, deviations, latents, surprises, regimes."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +157,25 @@ def check_array(name: str, array: Floats, shape: tuple[int, ...], *, written: bo
 def open_engine(bundle: Bundle, backend: str = "ort", semantics: str | None = None) -> Engine:
     """An engine for a verified bundle; refuses semantics other than those the bundle was gated with."""
     gated = bundle.manifest.semantics
+    if bundle.manifest.task != "pricing":
+        raise EngineError(f"bundle {bundle.sha256} completes and judges surfaces; it prices nothing")
     if semantics is not None and semantics != gated:
         raise EngineError(f"semantics {semantics!r} asked for, but bundle {bundle.sha256} was gated with {gated!r}")
     if backend not in BACKENDS:
         raise EngineError(f"there is no engine {backend!r}; there are {', '.join(BACKENDS)}")
     engine: Engine = importlib.import_module(f"serving.engines.{backend}").open_engine(bundle)
+    return engine
+
+
+def open_surface_engine(bundle: Bundle, backend: str = "ort") -> SurfaceEngine:
+    """An engine for a verified surface bundle."""
+    if bundle.manifest.task != "surface":
+        raise EngineError(f"bundle {bundle.sha256} prices contracts; it holds no surface net")
+    if backend != "ort":
+        raise EngineError(f"there is no engine {backend!r} for surfaces; there is ort")
+    from serving.engines import ort
+
+    engine: SurfaceEngine = ort.open_surface_engine(bundle)
     return engine
 
 
@@ -281,6 +307,23 @@ def golden_parity(bundle: Bundle, engine: Engine) -> list[Parity]:
         Parity("context", _distance(contexts, expected), tolerance_of(bundle, CONTEXT_TOLERANCE)),
         Parity("iv", _distance(iv, golden["iv"]), tolerance_of(bundle, IV_TOLERANCE)),
     ]
+
+
+def surface_parity(bundle: Bundle, engine: SurfaceEngine) -> list[Parity]:
+    """Recompute the golden surfaces; differences are relative where a value is above 1."""
+    golden = bundle.arrays(GOLDEN)
+    inputs = SurfaceInput.__dataclass_fields__
+    missing = [name for name in inputs if name not in golden]
+    if missing:
+        raise BundleError(f"{GOLDEN}: lacks {', '.join(missing)}")
+    answer = engine.answer(SurfaceInput(*(golden[name].astype(np.float32) for name in inputs)))
+    checks = []
+    for name in SurfaceAnswer.__dataclass_fields__:
+        expected = golden[f"{name}-0"].astype(np.float64)
+        unit = np.maximum(np.abs(expected), 1.0)
+        checks.append(Parity(name, _distance(getattr(answer, name) / unit.astype(np.float32), expected / unit),
+                             tolerance_of(bundle, SURFACE_TOLERANCE)))  # fmt: skip
+    return checks
 
 
 def _distance(found: Floats, expected: npt.NDArray[np.floating]) -> float:

@@ -5,7 +5,8 @@ context values and N contracts of K columns:
 
     window [S, T, F]   contracts [N, K]   context-<m> [S, D] and iv-<m> [N] of member m   iv [N], their mean
 
-`iv-<m>` is head(context-<m>[0:1], contracts). Tensors are found by these names, else by position:
+`iv-<m>` is head(context-<m>[0:1], contracts). A bundle with a `surface` file has, instead, that file's inputs by their
+names and its outputs as `<output>-<m>`. Other tensors are found by these names, else by position:
 
     window(window) -> context            head(context, contracts) -> iv
     step(x, states...) -> (context, states...)   states in the same order on both sides, zero at first
@@ -47,6 +48,14 @@ def check_golden(manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None
     for index, member in enumerate(manifest.members):
         if "head" in member.files:
             _check_member(member, index, arrays)
+        if "surface" in member.files:
+            file = member.files["surface"]
+            specs = {
+                **{spec.name: spec for spec in file.inputs},
+                **{f"{spec.name}-{index}": spec for spec in file.outputs},
+            }
+            if len({len(_fitting(arrays, name, spec)) for name, spec in specs.items()}) > 1:
+                raise BundleError(f"{GOLDEN}: arrays {', '.join(specs)} differ in length")
 
 
 def _check_member(member: Member, index: int, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -22,7 +22,7 @@ from serving.errors import BundleError
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 SEMANTICS = ("window", "stateful")
-ROLES = ("step", "window", "head", "weights")
+ROLES = ("step", "window", "head", "surface", "weights")
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILE_BYTES = 1 << 30
 MAX_BUNDLE_BYTES = 4 << 30
@@ -84,6 +84,11 @@ class Manifest:
     data_sha256: str
     config_sha256: str
     format: int = MANIFEST_FORMAT
+
+    @property
+    def task(self) -> str:
+        """What its nets are for: `surface` (one file that completes and judges surfaces) or `pricing`."""
+        return "surface" if any("surface" in member.files for member in self.members) else "pricing"
 
     def to_bytes(self) -> bytes:
         """Canonical bytes; BundleError for what JSON can't hold."""

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from serving.bundle import Bundle
-from serving.engine import CheckedEngine, Floats, Layout, member_file, require_shape, tensor
+from serving.engine import CheckedEngine, Floats, Layout, check_array, member_file, require_shape, tensor
 from serving.errors import EngineError
 from serving.manifest import MemberFile, TensorSpec
+from serving.surface_score import SurfaceAnswer, SurfaceInput
 
 PROVIDER = "CPUExecutionProvider"
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")  # both install the module `onnxruntime`
@@ -95,6 +96,44 @@ class OrtEngine(CheckedEngine):
         for head, place in zip(self._heads, self._slices, strict=True):
             out += head.run(context[place], rows)
         out /= np.float32(len(self._heads))
+
+
+def open_surface_engine(bundle: Bundle) -> OrtSurfaceEngine:
+    """A session for the bundle's surface net."""
+    reason = why_unavailable()
+    if reason is not None:
+        raise EngineError(f"engine 'ort': {reason}")
+    return OrtSurfaceEngine(bundle)
+
+
+class OrtSurfaceEngine:
+    """The surface net of a bundle in ONNX Runtime; off every tick's path, so nothing is preallocated."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        if len(bundle.manifest.members) > 1:
+            raise EngineError(f"bundle {bundle.sha256} has several surface nets; latents can't be averaged: give one")
+        self._runtime = _Runtime()
+        self._file = member_file(bundle.manifest.members[0], "surface", 0)
+        self._session = self._runtime.session(self._file, bundle.read(self._file.name))
+        self.runtime = f"onnxruntime {self._runtime.version} {PROVIDER}, 1 thread"
+
+    def answer(self, known: SurfaceInput) -> SurfaceAnswer:
+        feeds = {}
+        for spec in self._file.inputs:
+            array = getattr(known, spec.name, None)
+            if array is None:
+                raise EngineError(f"{self._file.name}: input tensor {spec.name!r} isn't one of a surface net's")
+            check_array(spec.name, array, (len(known.surface), *(size or 0 for size in spec.shape[1:])))
+            feeds[spec.name] = array
+        names = [spec.name for spec in self._file.outputs]
+        try:
+            found = dict(zip(names, self._session.run(names, feeds), strict=True))
+        except self._runtime.errors as error:
+            raise EngineError(f"{self._file.name}: ONNX Runtime {self._runtime.version} failed: {error}") from error
+        lacking = [name for name in SurfaceAnswer.__dataclass_fields__ if name not in found]
+        if lacking:
+            raise EngineError(f"{self._file.name}: no output tensor {', '.join(lacking)}")
+        return SurfaceAnswer(*(found[name] for name in SurfaceAnswer.__dataclass_fields__))
 
 
 class _Runtime:

@@ -1,7 +1,8 @@
-"""Golden vectors, demo inputs and reference histograms: what a bundle carries so that a host can check itself.
+"""What a pricing bundle carries so that a host can check itself: golden vectors, demo inputs, reference histograms.
 
-In: the trained net, the features and the quotes they came from. Out: arrays for `golden.npz`, `demo.npz` and
-`reference.npz` (names: serving/golden.py, serving/tables.py).
+In: the trained net, the features and the quotes they came from. Out: `Contents`: arrays for `golden.npz`, `demo.npz`
+and `reference.npz` (names: serving/golden.py, serving/demo.py), the feature spec, tolerances; and, of a written bundle,
+how far its engine is from the net.
 Invariant: the demo's expected volatilities come from the window and features of *training*; a host that computes its
 own from the demo's quotes must reach them.
 """
@@ -10,29 +11,60 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from models.pricing_lstm import PricingLSTM
+from models.pricing import PricingNet
 from pipelines.dataset import FeatureStore
 from pipelines.snapshots import read_history, read_snapshots
+from pipelines.tasks.contents import Arrays, Contents
+from pipelines.tasks.pricing import predict
+from pipelines.trained import Trained
 from serving import features as shared
+from serving.bundle import Bundle
 from serving.demo import pack_demo
+from serving.engine import open_engine
 from serving.last_seen import find_anchors, last_seen
 from serving.pricing import distinct_contracts
 from serving.surface import Quotes, build_surface
 from serving.tables import Market
 
-Arrays = dict[str, npt.NDArray[Any]]
 WINDOWS, CONTRACTS = 4, 512
 EDGES = np.linspace(-3.0, 3.0, 49)
+IV_TOLERANCE = 1e-5  # absolute, against PyTorch in float32
+CONTEXT_TOLERANCE = 1e-5
+
+
+def contents(trained: Trained, store: FeatureStore, quotes_path: Path, history: str | None) -> Contents:
+    """Everything of a bundle but the net."""
+    net = trained.net
+    assert isinstance(net, PricingNet)
+    return Contents(
+        golden=golden_arrays(net, store), demo=demo_arrays(net, store, quotes_path, history),
+        reference=reference_arrays(store), feature_spec=store.spec.to_json(),
+        tolerances={"iv": IV_TOLERANCE, "context": CONTEXT_TOLERANCE},
+    )  # fmt: skip
+
+
+def largest_difference(bundle: Bundle, net: PricingNet, store: FeatureStore) -> float:
+    """Largest absolute difference of volatility over the test rows, as a host computes it and as the net does."""
+    engine = open_engine(bundle, "ort")
+    context = np.zeros(engine.info().context_size, np.float32)
+    out = np.full(len(store.rows), np.nan, np.float32)
+    for place in store.places("test"):
+        window, span = store.window(int(place)), store.row_range(int(place))
+        engine.reset()
+        for step in window[:-1]:
+            engine.advance(step)
+        engine.evaluate(window[-1], context)
+        engine.head(context, np.ascontiguousarray(store.contracts[span]), out[span])
+    found = out[(store.rows["split"] == "test").to_numpy()].astype(np.float64)
+    return float(np.max(np.abs(found - predict(net, store, "test"))))
 
 
 @torch.no_grad()
-def golden_arrays(net: PricingLSTM, store: FeatureStore) -> Arrays:
+def golden_arrays(net: PricingNet, store: FeatureStore) -> Arrays:
     """The last test windows (latest first), contracts of the latest, and the net's answers."""
     places = store.places("test")[::-1][:WINDOWS]
     window = np.stack([store.window(int(place)) for place in places])
@@ -61,7 +93,7 @@ def reference_arrays(store: FeatureStore) -> Arrays:
 
 
 @torch.no_grad()
-def demo_arrays(net: PricingLSTM, store: FeatureStore, quotes_path: Path, history: str | None) -> Arrays:
+def demo_arrays(net: PricingNet, store: FeatureStore, quotes_path: Path, history: str | None) -> Arrays:
     """Chain as last seen, path, anchors' quotes of the last test snapshot, and the volatilities to be found."""
     place = int(store.places("test")[-1])
     underlying, ts = store.snapshots["underlying"][place], store.snapshots["ts"].to_numpy()[place]

@@ -1,0 +1,138 @@
+"""Completing a surface of which a share of the quotes is hidden: surface_vae against interpolation, SVI and the last
+surface.
+
+In: a `FeatureStore` and, per snapshot, which of its rows are hidden. Out: a volatility per hidden row and predictor.
+
+The net completes the grid from the visible rows. At a quote its answer is read twice, between the cells, and as the
+quote's own last volatility moved by the net's change between the cells, and averaged: the first has no noise of a
+single quote, the second all the detail of its smile. What the visible quotes of the same expiry miss that by is
+interpolated in moneyness and added (flat outside). Every baseline sees the same visible rows and the same last surface.
+
+Invariants: no predictor reads a hidden row; forwards and discounts of the snapshot are taken as known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pipelines.dataset import FeatureStore
+from pipelines.svi import fit_svi
+from serving.normal import Array
+from serving.surface_grid import Grid, at_points, to_grid
+from serving.surface_score import SurfaceInput, SurfaceNet
+
+Bools = npt.NDArray[np.bool_]
+FLOOR = 0.01  # a predicted volatility below this would price nothing
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Rows of one snapshot: arrays over its quotes, `smile` numbering its (root, expiry)s in order of tau."""
+
+    smile: npt.NDArray[np.int64]
+    tau: Array
+    moneyness: Array  # ln(K/F)/sqrt(tau), F of the snapshot
+    volatility: Array
+    last: Array  # last smile at the strike
+    hidden: Bools
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame, hidden: Bools) -> Snapshot:
+        """From rows of `rows.parquet`."""
+        tau = rows["tau"].to_numpy()
+        names = rows.select(pl.struct("tau", "root", "expiry").rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
+        moneyness = np.log(rows["strike"].to_numpy() / rows["forward"].to_numpy()) / np.sqrt(tau)
+        return cls(names, tau, moneyness, rows["iv_market"].to_numpy(), rows["last_volatility"].to_numpy(), hidden)
+
+    def visible_of(self, smile: int) -> npt.NDArray[np.intp]:
+        """Visible rows of one smile, ascending in moneyness, one for each moneyness."""
+        rows = np.flatnonzero((self.smile == smile) & ~self.hidden)
+        rows = rows[np.argsort(self.moneyness[rows], kind="stable")]
+        return rows[np.r_[True, np.diff(self.moneyness[rows]) > 0]] if rows.size else rows
+
+    def grid(self) -> Grid:
+        """The grid of the visible rows."""
+        smiles = [rows for rows in (self.visible_of(smile) for smile in range(self.smile.max() + 1)) if rows.size]
+        tau = np.array([self.tau[rows[0]] for rows in smiles])
+        return to_grid(tau, [self.moneyness[rows] for rows in smiles], [self.volatility[rows] for rows in smiles])
+
+
+def draw_hidden(rows: int, share: float, seed: int, place: int) -> Bools:
+    """Which rows of the snapshot at `place` are hidden: each on its own with probability `share`."""
+    return np.asarray(np.random.default_rng((seed, place, round(1000 * share))).random(rows) < share)
+
+
+def complete(store: FeatureStore, place: int, net: SurfaceNet, hidden: Bools) -> dict[str, Array]:
+    """Volatilities of the hidden rows by predictor, in the order of the rows."""
+    snapshot = Snapshot.of(store.rows[store.row_range(place)], hidden)
+    grid = snapshot.grid()
+    last, last_mask = (store.grids[place, part] for part in (2, 3))
+    answer = net(SurfaceInput.of(grid, Grid(last, last_mask), store.moves[place]))
+    between = at_points(answer.completed[0], snapshot.tau, snapshot.moneyness)
+    moved = snapshot.last + between - at_points(last, snapshot.tau, snapshot.moneyness)
+    out = {
+        "model": _corrected(snapshot, 0.5 * (between + moved)),
+        "interpolation": _corrected(snapshot, np.zeros_like(between), variance=True),
+        "svi": _svi(snapshot),
+        "sticky_strike": snapshot.last,
+        "shifted_last": _corrected(snapshot, snapshot.last),
+    }
+    return {name: np.maximum(values[hidden], FLOOR) for name, values in out.items()}
+
+
+def _corrected(snapshot: Snapshot, base: Array, *, variance: bool = False) -> Array:
+    """Base plus the visible rows' misses, interpolated within each smile; a smile without any takes its neighbours'.
+
+    `variance`: in total variance instead of volatility (of use where the base is zero).
+    """
+    tau = snapshot.tau
+    miss = snapshot.volatility**2 * tau - base**2 * tau if variance else snapshot.volatility - base
+
+    def inside(rows: npt.NDArray[np.intp], at: Array) -> Array:
+        return np.interp(at, snapshot.moneyness[rows], miss[rows])
+
+    added = _by_smile(snapshot, inside)
+    return np.sqrt(np.maximum(base**2 * tau + added, 0.0) / tau) if variance else base + added
+
+
+def _svi(snapshot: Snapshot) -> Array:
+    """An SVI per smile; interpolation where its visible quotes are too few."""
+
+    def inside(rows: npt.NDArray[np.intp], at: Array) -> Array:
+        root_tau = float(np.sqrt(snapshot.tau[rows[0]]))
+        variance = snapshot.volatility[rows] ** 2 * root_tau**2
+        svi = fit_svi(snapshot.moneyness[rows] * root_tau, variance)
+        if svi is None:
+            return np.interp(at, snapshot.moneyness[rows], variance)
+        return svi.total_variance(at * root_tau)
+
+    return np.sqrt(_by_smile(snapshot, inside) / snapshot.tau)
+
+
+def _by_smile(snapshot: Snapshot, inside: Callable[[npt.NDArray[np.intp], Array], Array]) -> Array:
+    """`inside(visible rows, moneyness)` for each smile; one without visible rows is put between those around it in
+    tau."""
+    count = int(snapshot.smile.max()) + 1
+    visible = [snapshot.visible_of(smile) for smile in range(count)]
+    seen = [smile for smile in range(count) if visible[smile].size]
+    out = np.zeros(len(snapshot.tau))
+    if not seen:
+        return out
+    tau_of = np.array([snapshot.tau[visible[smile][0]] for smile in seen])
+    for smile in range(count):
+        rows = np.flatnonzero(snapshot.smile == smile)
+        at = snapshot.moneyness[rows]
+        if visible[smile].size:
+            out[rows] = inside(visible[smile], at)
+            continue
+        tau = snapshot.tau[rows[0]]
+        after = int(np.searchsorted(tau_of, tau))
+        low, high = max(after - 1, 0), min(after, len(seen) - 1)
+        share = 0.0 if low == high else float((tau - tau_of[low]) / (tau_of[high] - tau_of[low]))
+        out[rows] = (1 - share) * inside(visible[seen[low]], at) + share * inside(visible[seen[high]], at)
+    return out

@@ -1,0 +1,56 @@
+"""Labels of market regimes for the semi-supervised head of surface_vae: a user's, or by realised volatility.
+
+In: snapshots with `ts`, `split` and `realised_volatility`; optionally a CSV or Parquet of (date, regime), any names.
+Out: the column `regime`, null where a date has no label. Without a file: calm, normal and stressed are the clear cases
+of the realised volatility over 21 steps (below the 25th, between the 40th and 60th, above the 80th percentile of the
+training dates); dates between have no label.
+
+Invariant: thresholds come from training dates only; a label looks at nothing after its date.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from serving.errors import DataError, SchemaError
+
+CLEAR_CASES = {"calm": (0.0, 0.25), "normal": (0.40, 0.60), "stressed": (0.80, 1.0)}  # percentiles of training dates
+
+
+def label_regimes(snapshots: pl.DataFrame, file: str | None) -> pl.DataFrame:
+    """Add `regime`; raises SchemaError, DataError for a file that can't be used."""
+    if file is not None:
+        return snapshots.join(_read(Path(file)), left_on=pl.col("ts").dt.date(), right_on="date", how="left",
+                              maintain_order="left").drop("date", strict=False)  # fmt: skip
+    realised = snapshots["realised_volatility"].to_numpy()
+    training = realised[(snapshots["split"] == "train").to_numpy()]
+    labels = np.full(len(snapshots), None, dtype=object)
+    for name, shares in CLEAR_CASES.items():
+        low, high = np.quantile(training, shares)
+        low, high = (-np.inf if shares[0] == 0.0 else low), (np.inf if shares[1] == 1.0 else high)
+        labels[(realised >= low) & (realised <= high)] = name
+    return snapshots.with_columns(pl.Series("regime", labels.tolist(), dtype=pl.String))
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: can't be read as regimes: {error}") from error
+    missing = [name for name in ("date", "regime") if name not in table.columns]
+    if missing:
+        raise SchemaError(f"{path}: no column {', '.join(missing)} (found {', '.join(table.columns)}); "
+                          "features.regimes needs date and regime")  # fmt: skip
+    dates = table["date"].cast(pl.String).str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
+    bad = np.flatnonzero(dates.is_null().to_numpy() | table["regime"].is_null().to_numpy())
+    if bad.size:
+        row = int(bad[0])
+        raise DataError(f"{path}: row {row + 1} has date {table['date'][row]!r} and regime {table['regime'][row]!r} "
+                        f"({bad.size} such rows); dates are YYYY-MM-DD and every row names a regime")  # fmt: skip
+    if dates.is_duplicated().any():
+        twice = dates.filter(dates.is_duplicated())[0]
+        raise DataError(f"{path}: date {twice} is there more than once; keep one regime per date")
+    return pl.DataFrame({"date": dates, "regime": table["regime"].cast(pl.String)})

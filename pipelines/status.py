@@ -1,0 +1,188 @@
+"""What an operator asks first: who is champion, who could follow, what is there to go back to, what happened last.
+
+Data in: the ledger and the gate reports of a model. Data out: `Status`, and its text of plain lines. Invariants:
+nothing is written, MLflow isn't asked (its aliases are derived: pipelines/reconcile.py); whatever people typed is
+shown with unprintable characters escaped, so a reason can neither end a line nor colour a terminal.
+
+Run: python -m pipelines.status model=M
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.config import Operation
+from pipelines.gates import MODEL_PREDICTOR
+from pipelines.promote import report_key
+from serving.blobstore import BlobMissingError, BlobStore, open_store
+from serving.errors import LedgerError
+from serving.events import Event
+from serving.ledger import Ledger, State, Version, fold
+
+EVENTS_SHOWN = 10
+HASH_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class VersionLine:
+    """One version; `test_error` is IV RMSE on its test dates in vol points, None if none was recorded."""
+
+    version: int
+    role: str  # champion, challenger, former champion, registered, refused, retired
+    test_error: float | None
+    gates: str
+    bundle_sha256: str
+    registered_at: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """A model's ledger as of its event `seq`; the numbers are versions."""
+
+    model: str
+    store: str
+    seq: int
+    head: str
+    champion: int | None
+    challenger: int | None
+    rollback_target: int | None
+    release_number: int
+    versions: tuple[VersionLine, ...]
+    events: tuple[Event, ...]  # the latest, oldest first
+    gated: int | None  # the version gated last
+    outcomes: tuple[str, ...]  # its gates, one line each
+
+    @property
+    def message(self) -> str:
+        """Everything as lines of text."""
+        release = f", release {self.release_number}" if self.champion else ""
+        lines = [
+            f"{self.model}: champion {_version(self.champion)}{release}; challenger {_version(self.challenger)}; "
+            f"a rollback would go to {_version(self.rollback_target)}",
+            f"{self.store}, event {self.seq}, head {self.head}",
+            "",
+            *_table(
+                ("version", "role", "test error", "gates", "bundle", "registered"),
+                [
+                    (
+                        str(line.version),
+                        line.role,
+                        "-" if line.test_error is None else f"{line.test_error:.4g}",
+                        line.gates,
+                        line.bundle_sha256[:HASH_SHOWN],
+                        line.registered_at,
+                    )
+                    for line in self.versions
+                ],
+            ),
+            "test error: IV RMSE on the version's own test dates, vol points",
+            "",
+        ]
+        if self.gated is not None:
+            lines += [f"latest gates, of version {self.gated}:", *(f"  {line}" for line in self.outcomes), ""]
+        lines.append(f"last {len(self.events)} of {self.seq} events:")
+        lines += [
+            f"  {event.seq} {event.at} {event.kind} version {event.version} by {printable(event.by)}"
+            + (f": {printable(event.reason)}" if event.reason else "")
+            for event in self.events
+        ]
+        return "\n".join(lines)
+
+
+def status(model: str, store: BlobStore) -> Status:
+    """Read the ledger; LedgerError if there is none, or if it is broken."""
+    ledger = Ledger(store, model)
+    events = ledger.events()
+    state = fold(model, events)
+    if state.seq == 0:
+        raise LedgerError(f"{model}: there is no ledger in {store!r}; is it the right store?")
+    gated = next((event for event in reversed(events) if event.kind == "gated"), None)
+    return Status(
+        model=model,
+        store=repr(store),
+        seq=state.seq,
+        head=state.head,
+        champion=state.champion.version if state.champion else None,
+        challenger=state.challenger.version if state.challenger else None,
+        rollback_target=state.rollback_target,
+        release_number=state.release_number,
+        versions=tuple(_line(state, state.versions[number]) for number in sorted(state.versions)),
+        events=tuple(events[-EVENTS_SHOWN:]),
+        gated=gated.version if gated else None,
+        outcomes=_outcomes(gated, store) if gated else (),
+    )
+
+
+def _line(state: State, known: Version) -> VersionLine:
+    gates = "not run" if known.gated is None else f"{'passed' if known.passed_gates else 'failed'} {known.gated.at}"
+    return VersionLine(
+        known.version, _role(state, known), _test_error(known.registered.details), gates, known.bundle,
+        known.registered.at,
+    )  # fmt: skip
+
+
+def _role(state: State, known: Version) -> str:
+    if known.retired:
+        return "retired"
+    if state.champion is not None and state.champion.version == known.version:
+        return "champion"
+    if state.challenger is not None and state.challenger.version == known.version:
+        return "challenger"
+    if known.was_champion:
+        return "former champion"
+    return "refused" if known.gated is not None and not known.passed_gates else "registered"
+
+
+def _test_error(details: Mapping[str, Any]) -> float | None:
+    value: Any = details
+    for key in ("metrics", "test", MODEL_PREDICTOR, "iv_rmse"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None
+
+
+def _outcomes(gated: Event, store: BlobStore) -> tuple[str, ...]:
+    """The gates of the report the event names; a report that isn't there, or says nothing of gates, is told."""
+    sha256 = str(gated.details.get("report"))
+    try:
+        report = json.loads(store.get(report_key(sha256)))
+        return tuple(
+            f"{outcome['name']} {'passed' if outcome['passed'] else 'FAILED'}: {printable(outcome['message'])}"
+            for outcome in report["outcomes"]
+        )
+    except BlobMissingError:
+        return (f"{report_key(sha256)} isn't in the store",)
+    except (ValueError, KeyError, TypeError) as error:
+        return (f"{report_key(sha256)} can't be read: {type(error).__name__}: {error}",)
+
+
+def printable(text: str) -> str:
+    """Text of unknown origin on one line, nothing in it that a terminal acts on."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _version(number: int | None) -> str:
+    return "none" if number is None else f"version {number}"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (headings, *rows)
+    ]
+
+
+def run(cfg: Operation) -> Status:
+    """The state of `model` in the store."""
+    return status(cfg.model.name, open_store(cfg.storage.url))
+
+
+if __name__ == "__main__":
+    from pipelines.command import operation
+
+    raise SystemExit(operation(__doc__, run))
