@@ -119,7 +119,8 @@ def test_every_problem_is_listed_at_once() -> None:
         "split.test_from=2019-06-03T10:00", "trainer.resume=perhaps", "data.snapshot_time=25:45", "data.anchors=3",
         "data.settlement_by_root={AB: noon}", "data.columns={ts: 3}", "out=", "out=2019", "seed.more=1",
         "trainer={epochs: 3}", "model=null", "hardware.threads=0", "trainer.price_share=1.5", "split.embargo=-1",
-        "data.anchors=[{tenor_days: 0}]", "data.anchors=[{tenor_days: 14, moneyness: near}]",
+        "data.anchors=[{tenor_days: 0}]", "data.anchors=[{tenor_days: 14, moneyness: near}]", "logging.wandb=true",
+        "logging.health_port=70000", "logging.health_port=-1", "logging.stall_seconds=0", "logging.csv=perhaps",
     ],
 )  # fmt: skip
 def test_wrong_value_is_named_with_its_key(override: str) -> None:
@@ -191,6 +192,7 @@ def test_hash_stays_with_where_files_lie() -> None:
     moved = load_config([
         *PLAIN, "out=elsewhere", "data.path=other.csv", "data.history=h.csv", "storage.url=s3://bucket/x",
         "registry.tracking_uri=sqlite:///x.db", "registry.experiment=other", "hardware=cpu", "hardware.threads=3",
+        "logging.mlflow=false", "logging.wandb=offline", "logging.health_port=0",
     ])  # fmt: skip
     assert config_hash(moved) == config_hash(load_config(PLAIN))
     reordered = [PLAIN[1], *PLAIN[2:], PLAIN[0]]
