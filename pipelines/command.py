@@ -25,7 +25,9 @@ def operation(help_text: str | None, run: Callable[[Operation], Any], argv: Sequ
     return _command(help_text, lambda overrides: run(load_operation(overrides)), argv)
 
 
-def with_overrides(help_text: str | None, run: Callable[[Sequence[str]], Any], argv: Sequence[str] | None = None) -> int:
+def with_overrides(
+    help_text: str | None, run: Callable[[Sequence[str]], Any], argv: Sequence[str] | None = None
+) -> int:
     """Run a command that composes its configuration itself from the overrides of the command line."""
     return _command(help_text, run, argv)
 

@@ -301,7 +301,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True, config=CLOSED)
 class PrunerConfig:
-    """When a sweep gives a trial up; never before `warmup_epochs`, nor (median) before `startup_trials` are complete."""
+    """When a sweep gives a trial up: not before `warmup_epochs`, nor (median) before `startup_trials` are complete."""
 
     name: Literal["median", "hyperband", "none"]
     startup_trials: Whole
