@@ -4,9 +4,10 @@ surface.
 In: a `FeatureStore` and, per snapshot, which of its rows are hidden. Out: a volatility per hidden row and predictor.
 
 The net completes the grid from the visible rows. At a quote its answer is read twice, between the cells, and as the
-quote's own last volatility moved by the net's change between the cells, and averaged: the first has no noise of a
-single quote, the second all the detail of its smile. What the visible quotes of the same expiry miss that by is
-interpolated in moneyness and added (flat outside). Every baseline sees the same visible rows and the same last surface.
+quote's own last volatility moved by the net's change between the cells: the first has no noise of a single quote, the
+second all the detail of its smile. How much of the second (`detail`) is fitted on earlier dates. What the visible
+quotes of the same expiry miss that by is interpolated in moneyness and added (flat outside). Every baseline sees the
+same visible rows and the same last surface.
 
 Invariants: no predictor reads a hidden row; forwards and discounts of the snapshot are taken as known.
 """
@@ -27,6 +28,9 @@ from serving.surface_grid import Grid, at_points, to_grid
 from serving.surface_score import SurfaceInput, SurfaceNet
 
 Bools = npt.NDArray[np.bool_]
+DETAIL_DATES = 40
+SPIKE_WINDOW, SPIKE_DEVIATIONS = 5, 5.0
+SMALLEST_SPIKE = 0.02  # volatility; chosen on training dates (docs/LOG.md): smaller steps are real on listed chains
 FLOOR = 0.01  # a predicted volatility below this would price nothing
 
 
@@ -67,16 +71,35 @@ def draw_hidden(rows: int, share: float, seed: int, place: int) -> Bools:
     return np.asarray(np.random.default_rng((seed, place, round(1000 * share))).random(rows) < share)
 
 
-def complete(store: FeatureStore, place: int, net: SurfaceNet, hidden: Bools) -> dict[str, Array]:
-    """Volatilities of the hidden rows by predictor, in the order of the rows."""
+def readings(store: FeatureStore, place: int, net: SurfaceNet, hidden: Bools) -> tuple[Snapshot, Array, Array]:
+    """The net's answer at every row of a snapshot, read between the cells and as the last smile moved; corrected."""
     snapshot = Snapshot.of(store.rows[store.row_range(place)], hidden)
-    grid = snapshot.grid()
     last, last_mask = (store.grids[place, part] for part in (2, 3))
-    answer = net(SurfaceInput.of(grid, Grid(last, last_mask), store.moves[place]))
+    answer = net(SurfaceInput.of(snapshot.grid(), Grid(last, last_mask), store.moves[place]))
     between = at_points(answer.completed[0], snapshot.tau, snapshot.moneyness)
     moved = snapshot.last + between - at_points(last, snapshot.tau, snapshot.moneyness)
+    return snapshot, _corrected(snapshot, between), _corrected(snapshot, moved)
+
+
+def fit_detail(store: FeatureStore, net: SurfaceNet, share: float, seed: int) -> float:
+    """Least-squares weight of the moved last smile, between 0 and 1, on the latest dates before the test."""
+    places = np.concatenate([store.places("train"), store.places("validation")])[-DETAIL_DATES:]
+    products, squares = 0.0, 0.0
+    for place in places:
+        hidden = draw_hidden(int(store.snapshots["rows"][int(place)]), share, seed, int(place))
+        snapshot, between, moved = readings(store, int(place), net, hidden)
+        way, miss = (moved - between)[hidden], (snapshot.volatility - between)[hidden]
+        products, squares = products + float(way @ miss), squares + float(way @ way)
+    return float(np.clip(products / squares, 0.0, 1.0)) if squares > 0 else 0.5
+
+
+def complete(
+    store: FeatureStore, place: int, net: SurfaceNet, hidden: Bools, *, detail: float = 0.5
+) -> dict[str, Array]:
+    """Volatilities of the hidden rows by predictor, in the order of the rows."""
+    snapshot, between, moved = readings(store, place, net, hidden)
     out = {
-        "model": _corrected(snapshot, 0.5 * (between + moved)),
+        "model": (1.0 - detail) * between + detail * moved,
         "interpolation": _corrected(snapshot, np.zeros_like(between), variance=True),
         "svi": _svi(snapshot),
         "sticky_strike": snapshot.last,
@@ -94,10 +117,23 @@ def _corrected(snapshot: Snapshot, base: Array, *, variance: bool = False) -> Ar
     miss = snapshot.volatility**2 * tau - base**2 * tau if variance else snapshot.volatility - base
 
     def inside(rows: npt.NDArray[np.intp], at: Array) -> Array:
-        return np.interp(at, snapshot.moneyness[rows], miss[rows])
+        known = miss[rows] if variance else without_spikes(miss[rows])
+        return np.interp(at, snapshot.moneyness[rows], known)
 
     added = _by_smile(snapshot, inside)
     return np.sqrt(np.maximum(base**2 * tau + added, 0.0) / tau) if variance else base + added
+
+
+def without_spikes(miss: Array) -> Array:
+    """Misses along a smile, those far off the median of their SPIKE_WINDOW replaced by it (Hampel filter): a single
+    wrong quote shows against a base, and must not be handed on to its neighbours."""
+    if miss.size < SPIKE_WINDOW:
+        return miss
+    padded = np.pad(miss, SPIKE_WINDOW // 2, mode="reflect")
+    around = np.lib.stride_tricks.sliding_window_view(padded, SPIKE_WINDOW)
+    median = np.median(around, axis=1)
+    spread = 1.4826 * np.median(np.abs(around - median[:, np.newaxis]), axis=1)
+    return np.where(np.abs(miss - median) > np.maximum(SPIKE_DEVIATIONS * spread, SMALLEST_SPIKE), median, miss)
 
 
 def _svi(snapshot: Snapshot) -> Array:

@@ -15,7 +15,7 @@ import polars as pl
 
 from models.surface_vae import SurfaceVAE
 from pipelines import metrics, plots, plots_surface
-from pipelines.completion import complete, draw_hidden
+from pipelines.completion import complete, draw_hidden, fit_detail
 from pipelines.config import Config
 from pipelines.dataset import FeatureStore
 from pipelines.plots_surface import CAPTIONS
@@ -70,7 +70,8 @@ def predict_table(store: FeatureStore, net: SurfaceNet, share: float, seed: int)
     hidden = {place: draw_hidden(_count(store, place), share, seed, place) for place in places}
     # rows.parquet is in order of time, then underlying: so is `places`
     chosen = rows.filter(pl.Series(np.concatenate([hidden[place] for place in places])))
-    parts = [complete(store, place, net, hidden[place]) for place in places]
+    detail = fit_detail(store, net, share, seed)
+    parts = [complete(store, place, net, hidden[place], detail=detail) for place in places]
     volatilities = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     forward, strike, tau, discount, right = (
         chosen[name].to_numpy() for name in ("forward", "strike", "tau", "discount", "right_sign")
