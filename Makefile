@@ -15,7 +15,7 @@ export DVC_NO_ANALYTICS := 1
 
 # What is typed after these names, or stands in the environment as STRIKEFORGE_<name>, stays text on its whole way: make
 # doesn't expand it (value, unexport); the shell and Hydra get its name, never the text (${oc.env:STRIKEFORGE_REASON}).
-TYPED := MODEL VERSION TO REASON BY DRY_RUN STORE TRACKING
+TYPED := MODEL VERSION TO REASON BY DRY_RUN STORE TRACKING TRIALS
 keep_as_text = $(eval override export STRIKEFORGE_$(1) := $$(value $(1)))
 $(foreach name,$(TYPED),$(if $(filter command,$(origin $(name))),$(call keep_as_text,$(name))))
 unexport $(TYPED)
@@ -25,7 +25,7 @@ SAID := $(call told,reason,REASON) $(call told,by,BY) $(call told,dry_run,DRY_RU
 MODEL_NAME := "$${STRIKEFORGE_MODEL:?must be given: make ... MODEL=pricing_lstm}"
 
 .PHONY: help install repro test test-fast check lint types arrows workflows sample clean \
-	retrain promote rollback retire status reconcile preflight
+	sweep retrain promote rollback retire status reconcile preflight
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,6 +70,11 @@ check: lint types arrows workflows test  ## what CI runs
 
 sample: $(INSTALLED)  ## make the sample market anew (deterministic)
 	python -m pipelines.sample_market --out data --card docs/data-card-sample.md
+
+sweep: $(INSTALLED) data/underlying.csv  ## search a model's settings (docs/sweeps.md): MODEL= [TRIALS=20 TRACKING=]
+	@dvc repro features
+	@python -m pipelines.sweep sweep=$(MODEL_NAME) $(call told,sweep.trials,TRIALS) \
+		$(call told,registry.tracking_uri,TRACKING)
 
 retrain: $(INSTALLED) data/underlying.csv  ## retrain through DVC and register: MODEL= [STORE= TRACKING=]
 	@dvc repro "evaluate@"$(MODEL_NAME) "export@"$(MODEL_NAME)

@@ -4,7 +4,8 @@ Shapes: N contracts, K contract features, D context. Three features are unscaled
 (yesterday's at the strike, moved by the anchors), column 2 whether anchors quote (0 or 1). The correction is a linear
 term in the features plus a two-layer network that also sees the context; both begin at zero, so an untrained head *is*
 the anchored sticky-strike prior. Without anchors there is no correction: the day's common shock is unknowable then.
-Invariant: the volatility is positive and within a factor e of the prior.
+`trust`, between 0 and 1, is the share of the correction that is believed: fitted on dates held out of a training
+(pipelines/trust.py), 1 before. Invariant: the volatility is positive and within a factor e of the prior.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ class ContractHeadConfig:
 class ContractHead(nn.Module):
     """(context [N, D], contracts [N, K]) -> implied volatility [N]."""
 
+    trust: Tensor
+
     def __init__(self, config: ContractHeadConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("trust", torch.ones(()))
         self.linear = nn.Linear(config.contract_features, 1)
         self.network = nn.Sequential(
             nn.Linear(config.contract_features + config.context, config.width),
@@ -52,5 +56,5 @@ class ContractHead(nn.Module):
         """Implied volatility [N], a fraction."""
         correction = self.linear(contracts_NK) + self.network(torch.cat([contracts_NK, context_ND], dim=-1))
         prior_N = contracts_NK[:, 0]
-        relative = correction[:, 0] * contracts_NK[:, 2] * self.config.unit / prior_N
+        relative = self.trust * correction[:, 0] * contracts_NK[:, 2] * self.config.unit / prior_N
         return prior_N * torch.exp(torch.clamp(relative, -1.0, 1.0))

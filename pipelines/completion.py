@@ -120,7 +120,7 @@ def _corrected(snapshot: Snapshot, base: Array, *, variance: bool = False) -> Ar
         known = miss[rows] if variance else without_spikes(miss[rows])
         return np.interp(at, snapshot.moneyness[rows], known)
 
-    added = _by_smile(snapshot, inside)
+    added = _by_smile(snapshot, inside, variance=variance)
     return np.sqrt(np.maximum(base**2 * tau + added, 0.0) / tau) if variance else base + added
 
 
@@ -147,12 +147,12 @@ def _svi(snapshot: Snapshot) -> Array:
             return np.interp(at, snapshot.moneyness[rows], variance)
         return svi.total_variance(at * root_tau)
 
-    return np.sqrt(_by_smile(snapshot, inside) / snapshot.tau)
+    return np.sqrt(_by_smile(snapshot, inside, variance=True) / snapshot.tau)
 
 
-def _by_smile(snapshot: Snapshot, inside: Callable[[npt.NDArray[np.intp], Array], Array]) -> Array:
+def _by_smile(snapshot: Snapshot, inside: Callable[[npt.NDArray[np.intp], Array], Array], *, variance: bool) -> Array:
     """`inside(visible rows, moneyness)` for each smile; one without visible rows is put between those around it in
-    tau."""
+    tau, and takes the nearest's before the first and after the last (a `variance` in proportion to tau)."""
     count = int(snapshot.smile.max()) + 1
     visible = [snapshot.visible_of(smile) for smile in range(count)]
     seen = [smile for smile in range(count) if visible[smile].size]
@@ -169,6 +169,10 @@ def _by_smile(snapshot: Snapshot, inside: Callable[[npt.NDArray[np.intp], Array]
         tau = snapshot.tau[rows[0]]
         after = int(np.searchsorted(tau_of, tau))
         low, high = max(after - 1, 0), min(after, len(seen) - 1)
-        share = 0.0 if low == high else float((tau - tau_of[low]) / (tau_of[high] - tau_of[low]))
+        if low == high:
+            nearest = inside(visible[seen[low]], at)
+            out[rows] = nearest * tau / tau_of[low] if variance else nearest
+            continue
+        share = float((tau - tau_of[low]) / (tau_of[high] - tau_of[low]))
         out[rows] = (1 - share) * inside(visible[seen[low]], at) + share * inside(visible[seen[high]], at)
     return out

@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -76,6 +76,8 @@ Positive = Annotated[float, Field(gt=0, strict=True)]
 Date = Annotated[datetime.date, BeforeValidator(_written_as_date)]
 VersionNumber = Annotated[Count, BeforeValidator(_number_in_digits)]
 Said = Annotated[str, AfterValidator(_said)]
+Task = Literal["pricing", "surface"]  # what a family of nets is trained for: pipelines/tasks/
+TASKS: tuple[Task, ...] = get_args(Task)
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -134,6 +136,7 @@ class SplitConfig:
 class PricingLSTMSettings:
     """models/pricing_lstm.py; sizes."""
 
+    task: ClassVar[Task] = "pricing"
     name: Literal["pricing_lstm"]
     hidden: Count
     layers: Count
@@ -146,6 +149,7 @@ class PricingLSTMSettings:
 class PricingTransformerSettings:
     """models/pricing_transformer.py; sizes. `band`: steps a layer looks at, the present one included."""
 
+    task: ClassVar[Task] = "pricing"
     name: Literal["pricing_transformer"]
     width: Count
     heads: Count
@@ -168,6 +172,7 @@ class PricingTransformerSettings:
 class SurfaceVAESettings:
     """models/surface_vae.py; sizes, what is hidden in training (a mean share), and the weights of the loss's terms."""
 
+    task: ClassVar[Task] = "surface"
     name: Literal["surface_vae"]
     latent: Count
     width: Count
@@ -202,6 +207,7 @@ class TrainerConfig:
     patience: Count
     day_weight_power: Annotated[float, Field(ge=0, le=4, strict=True)]
     price_share: Annotated[float, Field(ge=0, le=1, strict=True)]
+    trust_share: Share
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     resume: bool
 
@@ -247,9 +253,17 @@ class LoggingConfig:
 class GateConfig:
     """Thresholds of a promotion."""
 
-    accuracy_baseline: str
+    accuracy_baselines: dict[Task, str]  # a predictor of the evaluation, for each task
     accuracy_ratio: Positive
     champion_tolerance: NotNegative
+
+    @field_validator("accuracy_baselines")
+    @classmethod
+    def _every_task_has_one(cls, value: dict[Task, str]) -> dict[Task, str]:
+        lacking = [task for task in TASKS if not value.get(task)]
+        if lacking:
+            raise ValueError(f"names no baseline for {', '.join(lacking)}; each task needs one")
+        return value
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -314,7 +328,7 @@ class SweepConfig:
     """A sweep: `space` is a tree of keys with a distribution each (pipelines/sweep_space.py)."""
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    trials: Count
+    trials: Annotated[Count, BeforeValidator(_number_in_digits)]
     overrides: tuple[str, ...]
     sampler: SamplerConfig
     pruner: PrunerConfig

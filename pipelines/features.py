@@ -34,6 +34,7 @@ from pipelines.splits import SPLITS, assign_splits
 from serving import features as shared
 from serving.errors import DataError
 from serving.last_seen import Anchor, AnchorTarget, LastSeen, find_anchors, last_seen, scored_range, shift_at
+from serving.quotes import is_split
 from serving.surface import DAYS_PER_YEAR, Bools, Quotes, Smile, Surface, build_surface
 from serving.surface_grid import NOTHING, carried, fill, move_features, surface_grid
 
@@ -55,6 +56,7 @@ class _Underlying:
     times: list[np.datetime64]
     prices: list[float]
     last: LastSeen | None = None
+    quotes: Quotes | None = None
 
 
 def run(cfg: Config) -> FeaturesResult:
@@ -64,7 +66,7 @@ def run(cfg: Config) -> FeaturesResult:
     if not quotes_path.exists():
         raise DataError(f"{quotes_path} isn't there: run python -m pipelines.ingest with the same out= first")
     builder = _Builder(targets, cfg)
-    for underlying, quotes in progress(read_snapshots(quotes_path), "features: snapshots"):
+    for underlying, quotes in progress(read_snapshots(quotes_path, cfg.data.underlyings), "features: snapshots"):
         builder.add(underlying, quotes)
     return builder.write(cfg.folder / "features")
 
@@ -94,6 +96,8 @@ class _Builder:
         if underlying not in self.state:
             self.state[underlying] = self._begin(underlying, quotes)
         state = self.state[underlying]
+        if state.quotes is not None and is_split(state.quotes, quotes):  # other shares: nothing before counts
+            state = self.state[underlying] = _Underlying([], [])
         state.times.append(quotes.ts)
         state.prices.append(quotes.spot)
         path = shared.Path(np.array(state.times[-256:]), np.array(state.prices[-256:]))
@@ -105,7 +109,7 @@ class _Builder:
                                "anchors": len(anchors), "realised_volatility": realised})  # fmt: skip
         self.grids.append(_grids(seen, state.last))
         self.moves.append(move_features(state.last, quotes.ts, quotes.spot))
-        state.last = seen
+        state.last, state.quotes = seen, quotes
 
     def _begin(self, underlying: str, quotes: Quotes) -> _Underlying:
         """The path before the first snapshot: the history, where there is one."""

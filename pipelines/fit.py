@@ -162,7 +162,12 @@ def fit(
             message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*|.*no `val_dataloader`.*",
         )
         resume = str(last) if cfg.trainer.resume and last.exists() else None
-        trainer.fit(module, training, validation if held_out else None, ckpt_path=resume, weights_only=False)
+        try:
+            trainer.fit(module, training, validation if held_out else None, ckpt_path=resume, weights_only=False)
+        except SystemExit as error:
+            if not trainer.interrupted:
+                raise
+            raise KeyboardInterrupt from error  # Lightning makes an exit of Ctrl-C
     if trainer.interrupted:
         raise KeyboardInterrupt
     if held_out:

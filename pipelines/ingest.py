@@ -19,6 +19,7 @@ Reasons, judged in this order; a row gets the first that holds:
     unknown_root                   the layout knows no settlement for this root
     strike_not_positive            strike <= 0
     underlying_price_not_positive  underlying_price <= 0
+    forward_not_positive           the venue's forward <= 0
     expired                        expiry at or before ts
     no_price                       bid or ask absent or NaN (0 is a price: nobody bids, or offers)
     negative_price                 bid or ask < 0
@@ -95,7 +96,10 @@ def ingest(
     """Read, validate and write. `progress`: bars on stderr, None shows them on a terminal only. `ignore`: files in
     the input folders that are no quotes, such as the underlying's history."""
     out_dir = Path(out_dir)
-    sources = readers.open_sources(paths, layout.needed_columns, lambda columns: type_problems(layout, columns), ignore)
+    sources = readers.open_sources(
+        paths, layout.needed_columns, lambda columns: type_problems(layout, columns), ignore,
+        clean_name=layout.clean_name, extra_suffixes=layout.extra_suffixes,
+    )  # fmt: skip
     inside = [source.path for source in sources if source.path.resolve().parent == out_dir.resolve()]
     if inside:
         raise ConfigError([f"input {path} lies in the output folder {out_dir}; choose another" for path in inside])
@@ -205,7 +209,7 @@ class _Run:
         with pq.ParquetWriter(self.workshop / QUOTES, quote_table.ARROW_SCHEMA, compression="zstd") as writer:
             total, done = sum(self.currency_counts.values()), 0
             for columns in spool.slices():
-                settled = quote_table.settle(columns, self.texts, currencies)
+                settled = quote_table.settle(columns, self.texts, currencies, self.layout.underlying_tolerance)
                 self.late.add(settled)
                 done += len(columns["ts"])
                 self.report("sorting", done / total)
@@ -246,7 +250,10 @@ class _Run:
             return f"most quotes of this underlying are in {expected}; ingest one currency per underlying"
         if reason == quote_table.UNDERLYING:
             vendor = self.layout.columns.get("underlying_price", "underlying_price")
-            return f"{vendor}: most quotes of this time and underlying have {float(late.expected[place])!r}"
+            jitters = self.layout.underlying_tolerance is not None
+            rule = "the median of" if jitters else "most quotes of"
+            said = f"{rule} this time and underlying {'is' if jitters else 'have'}"
+            return f"{vendor}: {said} {float(late.expected[place])!r}"
         row, file = locate.find(int(late.earlier[place]))
         if reason == quote_table.DUPLICATE:
             return f"the same quote as row {row} of {file}"

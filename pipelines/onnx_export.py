@@ -87,4 +87,4 @@ def _check_dimensions(graph: Any, tensors: Tensors, name: str) -> None:
     }
     for tensor, shape in tensors:
         if found.get(tensor) != list(shape):
-            raise EngineError(f"{name}: exported tensor {tensor!r} has shape {found.get(tensor)}, wanted {shape}")
+            raise EngineError(f"{name}: exported tensor {tensor!r} has shape {found.get(tensor)}, wanted {list(shape)}")

@@ -2,7 +2,8 @@
 
 In: nothing, or a predictor's name. Out: style values and helpers for pipelines/plots*.py.
 Invariants: no global matplotlib state is left behind (no pyplot; the style is a context); the model has one colour in
-all figures. Source of the palette: M. Okabe, K. Ito, "Color universal design" (2008).
+all figures, and so has each family where several are drawn. Source of the baselines' palette: M. Okabe, K. Ito, "Color
+universal design" (2008).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, ParamSpec
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from pipelines.config import FAMILIES
 from pipelines.metrics import MODEL
 
 STYLE: Any = {  # Any: matplotlib types the keys as a list of 300 literals
@@ -36,6 +38,9 @@ STYLE: Any = {  # Any: matplotlib types the keys as a list of 300 literals
     "savefig.dpi": 130.0,
 }
 MODEL_COLOUR = "#D55E00"
+FAMILY_COLOURS = (MODEL_COLOUR, "#6A3D9A", "#00707A", "#A6192E", "#5B7F00")  # where several families are drawn
+FAMILY_MARKERS = ("o", "D", "s", "^", "v")
+OTHER_COLOUR = "#7fa8c9"  # bars of baselines
 MARKET_COLOUR = "#4d4d4d"
 BASELINE_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#000000")
 DASHES = ("--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), ":")
@@ -73,8 +78,15 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def is_ours(predictor: str) -> bool:
+    """Whether it is a net of ours and no baseline: "model" in its own evaluation, its family's name beside others."""
+    return predictor == MODEL or predictor in FAMILIES
+
+
 def label(predictor: str) -> str:
-    """Name for readers."""
+    """Name for readers; a family's is the one that is typed."""
+    if predictor in FAMILIES:
+        return predictor
     return {"black_scholes_realised": "Black-Scholes realised vol", "lightgbm_anchored": "LightGBM anchored"}.get(
         predictor, predictor.replace("_", " ")
     )
@@ -82,8 +94,10 @@ def label(predictor: str) -> str:
 
 def look(predictor: str, known: list[str]) -> dict[str, Any]:
     """Colour, marker and dashes of a predictor; a baseline nobody foresaw takes the next free ones."""
-    if predictor == MODEL:
-        return {"color": MODEL_COLOUR, "linestyle": "-", "marker": "o", "linewidth": 2.2, "zorder": 5}
-    order = [*USUAL_ORDER, *(name for name in known if name not in USUAL_ORDER and name != MODEL)]
+    if is_ours(predictor):
+        place = 0 if predictor == MODEL else list(FAMILIES).index(predictor) % len(FAMILY_COLOURS)
+        return {"color": FAMILY_COLOURS[place], "linestyle": "-", "marker": FAMILY_MARKERS[place], "linewidth": 2.2,
+                "zorder": 5}  # fmt: skip
+    order = [*USUAL_ORDER, *(name for name in known if name not in USUAL_ORDER and not is_ours(name))]
     place = order.index(predictor) % len(MARKERS)
     return {"color": BASELINE_COLOURS[place], "linestyle": DASHES[place], "marker": MARKERS[place], "linewidth": 1.2}

@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from pipelines import metrics
 from pipelines.metrics import MODEL
-from pipelines.plot_style import MARKET_COLOUR, MODEL_COLOUR, label, look, styled
+from pipelines.plot_style import MARKET_COLOUR, MODEL_COLOUR, OTHER_COLOUR, is_ours, label, look, styled
 from serving import black76
 from serving.errors import DataError
 from serving.normal import Array
@@ -45,6 +45,7 @@ CAPTIONS = {
     "training": "Loss on training and validation dates.",
 }
 
+
 def _plain_log(axes: Axes) -> None:
     """Logarithmic y axis labelled 0.2, 0.5, 1, 2, 5."""
     axes.set_yscale("log")
@@ -60,7 +61,7 @@ def pooled_errors(table: pl.DataFrame) -> Figure:
     names = sorted(pooled, key=lambda name: pooled[name]["iv_rmse"], reverse=True)
     figure = Figure(figsize=(9.5, 1.1 + 0.34 * len(names)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    colours = [MODEL_COLOUR if name == MODEL else "#7fa8c9" for name in names]
+    colours = [look(name, names)["color"] if is_ours(name) else OTHER_COLOUR for name in names]
     errors = np.array([pooled[name]["iv_rmse"] for name in names])
     on_scale = errors <= OFF_SCALE * max(errors.min(), 1e-9)
     limit = 1.2 * errors[on_scale].max() or 1.0
@@ -92,10 +93,12 @@ def error_by_date(table: pl.DataFrame) -> Figure:
     figure = Figure(figsize=(9.5, 4.0), layout="constrained")
     axes = figure.subplots()
     several = daily["date"].n_unique() <= 60
+    widest = 1.2 if not several and sum(is_ours(name) for name in names) > 1 else 2.2
     pooled = metrics.scores(table)
     for name in sorted(names, key=lambda name: -pooled[name]["iv_rmse"]):
         rows = daily.filter(pl.col("predictor") == name)
         drawn = look(name, names) | ({"markersize": 4} if several else {"marker": ""})
+        drawn["linewidth"] = min(drawn["linewidth"], widest)
         axes.plot(rows["date"].to_numpy(), rows["iv_rmse"].to_numpy(), label=label(name), **drawn)
     errors = daily["iv_rmse"].to_numpy()
     if errors.min() > 0 and errors.max() > 4 * errors.min():
@@ -118,23 +121,28 @@ def error_by_bucket(table: pl.DataFrame) -> Figure:
     buckets = metrics.by_bucket(table).filter(pl.col("rows") >= FEWEST_ROWS)
     if buckets.is_empty():
         raise DataError(f"predictions: no bucket has {FEWEST_ROWS} rows, so there is no heat map to draw")
-    model, ratio = _grid(buckets, MODEL), np.array([])
+    model, ratio = bucket_grid(buckets, MODEL), np.array([])
     if best is not None:
-        reference = _grid(buckets, best)
+        reference = bucket_grid(buckets, best)
         ratio = model / np.where(reference > 0, reference, np.nan)
     compared = bool(np.isfinite(ratio).any())
     figure = Figure(figsize=(10.5, 3.6) if compared else (6.0, 3.6), layout="constrained")
     panels = figure.subplots(1, 1 + compared, squeeze=False)[0]
-    _heat(panels[0], model, "model: IV RMSE [vol points]", cmap="YlGnBu")
+    heat(panels[0], model, "model: IV RMSE [vol points]", cmap="YlGnBu")
     if best is not None and compared:
-        reach = min(1.0, max(0.1, float(np.nanmax(np.abs(ratio - 1.0)))))
-        norm = TwoSlopeNorm(1.0, 1.0 - reach, 1.0 + reach)
-        _heat(panels[1], ratio, f"IV RMSE, model / {label(best)} [ratio]", cmap="PuOr_r", norm=norm)
+        heat(panels[1], ratio, f"IV RMSE, model / {label(best)} [ratio]", cmap="PuOr_r", norm=around_one(ratio))
         panels[1].set_ylabel("")
     return figure
 
 
-def _grid(buckets: pl.DataFrame, name: str) -> Array:
+def around_one(ratio: Array) -> TwoSlopeNorm:
+    """Colours of ratios: 1 in the middle, the widest deviation (0.1 to 1) at both ends."""
+    reach = min(1.0, max(0.1, float(np.nanmax(np.abs(ratio - 1.0)))))
+    return TwoSlopeNorm(1.0, 1.0 - reach, 1.0 + reach)
+
+
+def bucket_grid(buckets: pl.DataFrame, name: str) -> Array:
+    """IV RMSE [vol points] of a predictor by tenor and moneyness, NaN where there is no bucket."""
     grid = np.full((len(metrics.TENOR_LABELS), len(metrics.MONEYNESS_LABELS)), np.nan)
     for row in buckets.filter(pl.col("predictor") == name).iter_rows(named=True):
         place = metrics.TENOR_LABELS.index(row["tenor"]), metrics.MONEYNESS_LABELS.index(row["moneyness"])
@@ -142,7 +150,7 @@ def _grid(buckets: pl.DataFrame, name: str) -> Array:
     return grid
 
 
-def _heat(axes: Axes, grid: Array, title: str, **colours: Any) -> None:
+def heat(axes: Axes, grid: Array, title: str, **colours: Any) -> None:
     """One annotated heat map; empty rows and columns are left out, other empty cells stay grey."""
     rows, columns = (np.flatnonzero(np.isfinite(grid).any(axis=axis)) for axis in (1, 0))
     grid = grid[np.ix_(rows, columns)]
@@ -163,10 +171,10 @@ def _heat(axes: Axes, grid: Array, title: str, **colours: Any) -> None:
     axes.tick_params(length=0)
 
 
-def panel_smiles(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
-    """Up to six smiles: of the model's median and its worst date, those with expiries nearest 14, 45 and 120 days."""
+def panel_smiles(table: pl.DataFrame, judged: str = MODEL) -> list[tuple[str, pl.DataFrame]]:
+    """Up to six smiles: of the predictor's median and worst date, those with expiries nearest 14, 45 and 120 days."""
     rows = metrics.checked(table).with_columns(date=pl.col("ts").dt.date())
-    daily = metrics.by_date(table).filter(pl.col("predictor") == MODEL).sort("iv_rmse", "date")
+    daily = metrics.by_date(table).filter(pl.col("predictor") == judged).sort("iv_rmse", "date")
     dates = {"median date": daily["date"][(daily.height - 1) // 2], "worst date": daily["date"][-1]}
     panels = []
     for kind, date in dates.items():
@@ -185,8 +193,9 @@ def panel_smiles(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
 
 @styled
 def smiles(table: pl.DataFrame) -> Figure:
-    """IV [%] against strike (market's bid-ask band and mid, model, last-seen baseline); below, minus the mid."""
-    panels = panel_smiles(table)
+    """IV [%] against strike (market's bid-ask band and mid, nets of ours, last-seen baseline); below, minus the mid."""
+    ours = [name for name in metrics.predictors(table) if is_ours(name)]
+    panels = panel_smiles(table, ours[0])
     if not panels:
         raise DataError(f"predictions: no smile has {FEWEST_STRIKES} rows, so there is none to draw")
     names = metrics.predictors(table)
@@ -208,21 +217,23 @@ def smiles(table: pl.DataFrame) -> Figure:
             if last_seen is not None:
                 drawn = look(last_seen, names) | {"marker": "", "linewidth": 1.2}
                 axes.plot(strike, 100 * smile[f"iv_{last_seen}"].to_numpy() - origin, label=label(last_seen), **drawn)
-            ours = 100 * smile["iv_model"].to_numpy() - origin
-            axes.plot(strike, ours, color=MODEL_COLOUR, linewidth=1.5, label="model")
+            for name in ours:
+                drawn = look(name, names) | {"marker": "", "linewidth": 1.5}
+                axes.plot(strike, 100 * smile[f"iv_{name}"].to_numpy() - origin, label=label(name), **drawn)
             axes.xaxis.set_major_locator(MaxNLocator(5))
-        errors = [100 * smile[f"iv_{name}"].to_numpy() - mid for name in (MODEL, last_seen) if name is not None]
+        errors = [100 * smile[f"iv_{name}"].to_numpy() - mid for name in (*ours, last_seen) if name is not None]
         days = round(smile["tau"][0] * DAYS_PER_YEAR)
         upper.set_title(
             f"{kind} {smile['ts'][0]:%Y-%m-%d}\n"
-            f"{smile['root'][0]}, {days} days, RMSE {np.sqrt(np.mean(errors[0] ** 2)):.2f}"
+            f"{smile['root'][0]}, {days} days, RMSE "
+            + ", ".join(f"{np.sqrt(np.mean(error**2)):.2f}" for error in errors[: len(ours)])
         )
         upper.set(ylabel="IV [%]", ylim=_padded(mid, mid))
         upper.tick_params(labelbottom=False)
         quotes = np.r_[np.quantile(low - mid, 0.1), np.quantile(high - mid, 0.9)]
         lower.set(xlabel="strike [money]", ylabel="IV - mid [vol points]", ylim=_padded(*errors, quotes))
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
 

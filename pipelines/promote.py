@@ -147,7 +147,7 @@ def run(cfg: Operation) -> Promotion:
     if cfg.version is None:
         raise ConfigError(["version: must be given, as version=NUMBER"])
     gates: list[Gate] = [
-        partial(accuracy, baseline=cfg.gate.accuracy_baseline, ratio=cfg.gate.accuracy_ratio,
+        partial(accuracy, baseline=cfg.gate.accuracy_baselines[cfg.model.task], ratio=cfg.gate.accuracy_ratio,
                 champion_tolerance=cfg.gate.champion_tolerance),
         parity,
     ]  # fmt: skip

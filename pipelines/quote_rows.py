@@ -36,6 +36,7 @@ ROW_REASONS = (
     "unknown_root",
     "strike_not_positive",
     "underlying_price_not_positive",
+    "forward_not_positive",
     "expired",
     "no_price",
     "negative_price",
@@ -43,6 +44,7 @@ ROW_REASONS = (
     "crossed",
 )
 MISSING_TEXTS = ("", "nan", "na", "n/a", "null", "none")  # a number's absence, in any case
+QUANTITIES = tuple(name for name in schema.NULLABLE if name != "forward")
 RIGHTS = {"c": "C", "p": "P", "call": "C", "put": "P"}
 NO_TEXT, WRONG_TEXT = -1, -2  # codes that stand for no entry of the vocabulary
 
@@ -127,6 +129,8 @@ class RowReader:
     def _number(self, table: pl.DataFrame, name: str) -> tuple[NDArray[np.float64], Mask]:
         """Values with NaN for none, and where there is something that is no finite number."""
         vendor = self.layout.columns.get(name)
+        if vendor in self.layout.may_lack and vendor not in table.columns:
+            return np.full(table.height, np.nan), np.zeros(table.height, dtype=bool)
         if vendor is None:
             value = float(self.layout.constants.get(name, np.nan))
             return np.full(table.height, value), np.zeros(table.height, dtype=bool)
@@ -274,6 +278,7 @@ class _Judge:
         self._refuse("strike_not_positive", columns["strike"] <= 0, ["strike"], "must be above 0")
         price = columns["underlying_price"]
         self._refuse("underlying_price_not_positive", price <= 0, ["underlying_price"], "must be above 0")
+        self._refuse("forward_not_positive", columns["forward"] <= 0, ["forward"], "must be above 0, or nothing")
         past = columns["expiry"] <= columns["ts"]
         self._refuse("expired", past, ["ts", "expiry"], "the contract's expiry isn't after the quote")
         bid, ask = columns["bid"], columns["ask"]
@@ -281,7 +286,7 @@ class _Judge:
             self._refuse("no_price", np.isnan(columns[name]), [name], "no price")
         for name in ("bid", "ask"):
             self._refuse("negative_price", columns[name] < 0, [name], "must be 0 or more")
-        for name in schema.NULLABLE:
+        for name in QUANTITIES:
             self._refuse("negative_quantity", columns[name] < 0, [name], "must be 0 or more")
         self._refuse("crossed", bid > ask, ["bid", "ask"], "the bid is above the ask")
 

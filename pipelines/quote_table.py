@@ -9,7 +9,8 @@ first of the input stays. Rules, in this order:
 - `currency`: not the currency of most quotes of its underlying, counted over the whole input; a tie goes to
   the currency seen first.
 - `underlying_price_conflict`: more than `UNDERLYING_TOLERANCE` off the price most quotes of its (ts,
-  underlying) have; a tie goes to the price seen first.
+  underlying) have; a tie goes to the price seen first. A layout whose prices jitter within a snapshot sets a wider
+  tolerance, around the median (the lower of two). The others get that price: a snapshot has one.
 - `duplicate`, `duplicate_conflict`: the identity of an earlier row, with the same values or with others.
 """
 
@@ -179,9 +180,11 @@ def _select(columns: Columns, selection: NDArray[Any]) -> None:
         columns[name] = columns[name][selection]
 
 
-def settle(columns: Columns, texts: Mapping[str, Sequence[str]], currencies: Mapping[int, int]) -> Settled:
+def settle(
+    columns: Columns, texts: Mapping[str, Sequence[str]], currencies: Mapping[int, int], tolerance: float | None = None
+) -> Settled:
     """Judge a slice and put it in order, in place. `texts` are the vocabularies, `currencies` maps each underlying to
-    its currency."""
+    its currency, `tolerance` (relative) is for underlying prices that jitter around their median."""
     refused: list[Settled] = []
 
     def refuse(reason: int, holds: NDArray[np.bool_], earlier: NDArray[Any] | int, expected: NDArray[Any]) -> None:
@@ -195,10 +198,13 @@ def settle(columns: Columns, texts: Mapping[str, Sequence[str]], currencies: Map
         refuse(CURRENCY, wrong, -1, expected)
         _select(columns, ~wrong)
     _select(columns, _order(columns, texts))
-    prices = _expected_price(columns)
-    if (wrong := np.abs(columns["underlying_price"] - prices) > UNDERLYING_TOLERANCE * prices).any():
+    prices = _expected_price(columns) if tolerance is None else _median_price(columns)
+    allowed = UNDERLYING_TOLERANCE if tolerance is None else tolerance
+    if (wrong := np.abs(columns["underlying_price"] - prices) > allowed * prices).any():
         refuse(UNDERLYING, wrong, -1, prices)
         _select(columns, ~wrong)
+        prices = prices[~wrong]
+    columns["underlying_price"] = prices
     starts = _starts(columns, schema.IDENTITY)
     if not starts.all():
         first = np.maximum.accumulate(np.where(starts, np.arange(len(starts)), 0))
@@ -258,6 +264,15 @@ def _expected_price(columns: Columns) -> NDArray[np.float64]:
     best = ranked.group_by("group", maintain_order=True).first()["price"].to_numpy()
     typical: NDArray[np.float64] = best[group]
     return typical
+
+
+def _median_price(columns: Columns) -> NDArray[np.float64]:
+    """For each row the median underlying price of its (ts, underlying), the lower of two; rows are in table order."""
+    group = np.cumsum(_starts(columns, ("ts", "underlying"))) - 1
+    frame = pl.DataFrame({"group": group, "price": columns["underlying_price"]})
+    median = pl.col("price").quantile(0.5, interpolation="lower").over("group")
+    found: NDArray[np.float64] = frame.select(median).to_series().to_numpy()
+    return found
 
 
 def _alike(columns: Columns, first: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -47,6 +47,8 @@ def _from_epoch(values: pl.Series, nanoseconds: int) -> pl.Series:
     if values.dtype == pl.String:
         values = values.str.strip_chars()
     count = values.cast(pl.Int64, strict=False)
+    if values.dtype == pl.String and nanoseconds == EPOCH_UNITS["epoch_s"]:  # "1577998800.0", as some tools write it
+        count = count.fill_null(values.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False))
     first, last = FIRST_US * 1000 // nanoseconds, LAST_US * 1000 // nanoseconds
     sound = count.is_between(first, last, closed="left")
     return _where(sound, count) * nanoseconds

@@ -37,11 +37,13 @@ PARQUET_BATCH_ROWS = 131_072
 PARQUET_BUFFER_BYTES = 1 << 20
 
 ColumnCheck = Callable[[Mapping[str, str]], list[str]]
+CleanName = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file whose header has been read; `columns` maps its columns to their types ("text" in a CSV)."""
+    """One file whose header has been read; `columns` maps its columns, in the file's order, to their types ("text" in a
+    CSV). Their names are the layout's, if it cleans them."""
 
     path: Path
     columns: Mapping[str, str]
@@ -70,9 +72,12 @@ class Batch:
     fraction_read: float = 1.0
 
 
-def find_files(paths: str | Path | Sequence[str | Path], ignore: Sequence[str | Path] = ()) -> list[Path]:
+def find_files(
+    paths: str | Path | Sequence[str | Path], ignore: Sequence[str | Path] = (), extra_suffixes: Sequence[str] = ()
+) -> list[Path]:
     """Files to read, folders expanded in name order. A folder may hold nothing else but README*, hidden files and
-    those to `ignore`, each named (a price history kept beside the quotes, say)."""
+    those to `ignore`, each named (a price history kept beside the quotes, say). `extra_suffixes` are read as CSV."""
+    suffixes = (*SUFFIXES, *extra_suffixes)
     ignored = {Path(path).resolve() for path in ignore}
     given = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     if not given:
@@ -81,17 +86,17 @@ def find_files(paths: str | Path | Sequence[str | Path], ignore: Sequence[str | 
     problems: list[str] = []
     for path in given:
         if path.is_dir():
-            found, foreign = _folder(path, ignored)
+            found, foreign = _folder(path, ignored, suffixes)
             files += found
             problems += [
-                f"{item}: not a data file ({', '.join(SUFFIXES)}); move it out of the folder" for item in foreign
+                f"{item}: not a data file ({', '.join(suffixes)}); move it out of the folder" for item in foreign
             ]
             if not found and not foreign:
-                problems.append(f"{path}: the folder holds no data file ({', '.join(SUFFIXES)})")
+                problems.append(f"{path}: the folder holds no data file ({', '.join(suffixes)})")
         elif not path.exists():
             problems.append(f"{path}: there is no such file or folder")
-        elif not path.name.endswith(SUFFIXES):
-            problems.append(f"{path}: can't read this kind of file; it must end in {', '.join(SUFFIXES)}")
+        elif not path.name.endswith(suffixes):
+            problems.append(f"{path}: can't read this kind of file; it must end in {', '.join(suffixes)}")
         else:
             files.append(path)
     if problems:
@@ -99,10 +104,10 @@ def find_files(paths: str | Path | Sequence[str | Path], ignore: Sequence[str | 
     return files
 
 
-def _folder(path: Path, ignored: set[Path]) -> tuple[list[Path], list[Path]]:
+def _folder(path: Path, ignored: set[Path], suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith((".", "README"))]
     entries = [entry for entry in entries if entry.resolve() not in ignored]
-    found = [entry for entry in entries if entry.is_file() and entry.name.endswith(SUFFIXES)]
+    found = [entry for entry in entries if entry.is_file() and entry.name.endswith(suffixes)]
     return found, [entry for entry in entries if entry not in found]
 
 
@@ -111,12 +116,16 @@ def open_sources(
     needed: Sequence[str],
     check: ColumnCheck | None = None,
     ignore: Sequence[str | Path] = (),
+    *,
+    clean_name: CleanName | None = None,
+    extra_suffixes: Sequence[str] = (),
 ) -> list[Source]:
-    """Read every file's header; one error names the problems of all of them. `check` judges the columns' types."""
+    """Read every file's header; one error names the problems of all of them. `check` judges the columns' types,
+    `clean_name` makes a header's names into those that are `needed`."""
     sources: list[Source] = []
     unreadable: list[str] = []
     unsuitable: list[str] = []
-    for path in find_files(paths, ignore):
+    for path in find_files(paths, ignore, extra_suffixes):
         try:
             status = path.stat()
             names, types = _parquet_header(path) if path.name.endswith(".parquet") else _csv_header(path)
@@ -126,6 +135,7 @@ def open_sources(
         except OSError as error:
             unreadable.append(f"{path}: can't be opened ({error}); check the file and its permissions")
             continue
+        names = names if clean_name is None else [clean_name(name) for name in names]
         columns = dict(zip(names, types, strict=True))
         problems = _column_problems(names, needed)
         if check is not None:
@@ -183,6 +193,7 @@ def _parquet_batches(source: Source) -> Iterator[Batch]:
             total = file.metadata.num_rows
             for arrow_batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, use_threads=False):
                 table = pl.DataFrame(arrow_batch)
+                table.columns = list(source.columns)
                 rows = np.arange(row, row + table.height, dtype=np.int64)
                 row += table.height
                 yield Batch(source, table, rows, fraction_read=(row - 1) / max(total, 1))

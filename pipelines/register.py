@@ -2,7 +2,7 @@
 
 Data in: a bundle directory, metrics, parity figures, lineage. Data out: the version number; files under
 `bundles/<sha256>/`, one MLflow run and version, one `registered` event with metrics, parity and lineage in
-its details.
+its details. The stage writes a model card (pipelines/model_card.py), which goes with the run.
 Invariants: a bundle has one version, however often it is registered; the ledger's event comes last, so a
 crash anywhere leaves nothing that counts, and running again completes it.
 
@@ -22,6 +22,7 @@ from typing import Any
 
 from pipelines.config import Config
 from pipelines.lineage import lineage
+from pipelines.model_card import CARD, gather, headline, render
 from pipelines.registry import BUNDLE_TAG, Registry, RegistryError, open_registry
 from serving.blobstore import BlobStore, open_store
 from serving.bundle import Bundle, fetch_bundle, load_bundle, store_bundle
@@ -126,7 +127,8 @@ def _record(
         artifacts=report_paths,
         run_key=f"register-{bundle.sha256}",
     )
-    return registry.register_version(model, run_id, bundle, lineage, version=version), run_id
+    description = headline(bundle.sha256, details.get("metrics"))
+    return registry.register_version(model, run_id, bundle, lineage, version=version, description=description), run_id
 
 
 def _append(
@@ -171,26 +173,31 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def run(cfg: Config) -> Registered:
-    """Register `OUT/export/MODEL/bundle` with its metrics and report; writes `OUT/register/MODEL/version.json`."""
+    """Register `OUT/export/MODEL/bundle` with its metrics and report.
+
+    Writes `MODEL_CARD.md` and `version.json` into `OUT/register/MODEL/`.
+    """
     name = cfg.model.name
     evaluation, export = cfg.folder / "evaluate" / name, cfg.folder / "export" / name
     for path in (evaluation / "metrics.json", export / "parity.json"):
         if not path.exists():
             raise DataError(f"{path} isn't there: run the stages before register with the same out= and model=")
     description = json.loads((cfg.folder / "train" / name / "model.json").read_text())
+    origin = lineage(cfg, description)
+    folder = cfg.folder / "register" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).write_text(render(gather(cfg, origin)), encoding="utf-8")
     done = register(
         model=name,
         bundle_dir=export / "bundle",
         metrics=json.loads((evaluation / "metrics.json").read_text()),
         parity=json.loads((export / "parity.json").read_text()),
-        lineage=lineage(cfg, description),
+        lineage=origin,
         registry=open_registry(cfg.registry.tracking_uri),
         store=open_store(cfg.storage.url),
-        report_paths=[evaluation / "report.html", evaluation / "figures"],
+        report_paths=[evaluation / "report.html", evaluation / "figures", folder / CARD],
         by=getpass.getuser(),
     )
-    folder = cfg.folder / "register" / name
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "version.json").write_text(json.dumps(asdict(done), indent=1) + "\n")
     return done
 

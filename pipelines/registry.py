@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serving.bundle import Bundle
 from serving.errors import StrikeforgeError
@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 BUNDLE_TAG = "bundle_sha256"
 RUN_KEY_TAG = "strikeforge.run_key"
+PARENT_TAG = "mlflow.parentRunId"
 MODEL_FOLDER = "model"
 BATCH = 100  # params per request; metrics may be 1000
 QUIET = {
@@ -63,6 +64,15 @@ def open_registry(tracking_uri: str = DEFAULT_TRACKING_URI) -> Registry:
         client.search_experiments(max_results=1)
         client.search_registered_models(max_results=1)
     return Registry(client, artifact_root)
+
+
+class LoggedMetric(NamedTuple):
+    """A value with its time (ms since 1970) and step; MLflow keeps one of several equal ones."""
+
+    name: str
+    value: float
+    timestamp_ms: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,55 @@ class Registry:
             self.client.set_terminated(run_id)
         return run_id
 
+    def open_run(
+        self, experiment: str, run_name: str, run_key: str, tags: Mapping[str, str], *, parent: str | None = None
+    ) -> str:
+        """The run of that key, made if there is none, a child of the run `parent`; it is RUNNING (again)."""
+        with _translated(f"opening run {run_name!r}"):
+            below = {PARENT_TAG: parent} if parent else {}
+            run_id, finished = self._open_run(experiment, run_name, {**tags, **below}, run_key)
+            if finished:
+                self.client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def close_run(
+        self,
+        run_id: str,
+        status: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        metrics: Sequence[LoggedMetric] = (),
+        tags: Mapping[str, str] | None = None,
+        artifacts: Sequence[Path] = (),
+    ) -> None:
+        """Record everything of a run and end it: FINISHED, FAILED or KILLED. Twice is as once."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        with _translated(f"closing run {run_id}"):
+            self.client.log_batch(
+                run_id,
+                params=[Param(name, str(value)) for name, value in (params or {}).items()],
+                tags=[RunTag(name, value) for name, value in (tags or {}).items()],
+            )
+            for start in range(0, len(metrics), BATCH):
+                self.client.log_batch(run_id, metrics=[Metric(*one) for one in metrics[start : start + BATCH]])
+            for path in artifacts:
+                self.client.log_artifact(run_id, str(path))
+            self.client.set_terminated(run_id, status)
+
+    def child_runs(self, experiment: str, parent: str) -> dict[str, str]:
+        """Status of every child run, by run key."""
+        children: dict[str, str] = {}
+        token = None
+        with _translated(f"searching children of run {parent}"):
+            experiment_id = self._ensure_experiment(experiment)
+            while True:
+                page = self.client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent}'", page_token=token)
+                children |= {run.data.tags.get(RUN_KEY_TAG, run.info.run_id): run.info.status for run in page}
+                token = page.token
+                if not token:
+                    return children
+
     def register_version(
         self,
         model: str,
@@ -115,6 +174,7 @@ class Registry:
         tags: Mapping[str, str],
         *,
         version: int | None = None,
+        description: str = "",
     ) -> int:
         """A new version whose source is the bundle, as artifacts of the run, with the manifest's signature.
 
@@ -139,7 +199,7 @@ class Registry:
             all_tags = {**tags, BUNDLE_TAG: bundle.sha256}
             while True:
                 made = self.client.create_model_version(
-                    model, source, run_id=run_id, tags=all_tags, await_creation_for=0
+                    model, source, run_id=run_id, tags=all_tags, description=description, await_creation_for=0
                 )
                 number = int(made.version)
                 if version is None or number == version:

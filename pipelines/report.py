@@ -14,9 +14,8 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -26,13 +25,21 @@ from pipelines import metrics
 from pipelines.metrics import MODEL, DieboldMariano, Score
 from pipelines.plot_style import label, png
 from pipelines.plots import CAPTIONS
+from pipelines.report_tables import SIGNIFICANT_P, Cell, Table, cell, p_cell, p_text, plain, wide
 from serving.errors import DataError
 
-SIGNIFICANT_P = 0.05
 LONG_TABLE = 45  # rows; longer ones start folded
+BUCKETS_TITLE = "by tenor and moneyness ln(K/F)/sqrt(tau)"
 TEMPLATES = Path(__file__).parent / "templates"
 FINDINGS = {"better": "significantly better", "worse": "significantly worse", "undecided": "not significant"}
 ScoreName = Literal["iv_rmse", "iv_mae", "price_rmse", "price_mae", "inside_spread"]
+ERROR_COLUMNS: dict[str, tuple[ScoreName, str]] = {
+    "IV RMSE [vol points]": ("iv_rmse", ".3f"),
+    "IV MAE [vol points]": ("iv_mae", ".3f"),
+    "price RMSE [money]": ("price_rmse", ".3f"),
+    "price MAE [money]": ("price_mae", ".3f"),
+    "inside spread [% of quotes]": ("inside_spread", ".1%"),
+}
 
 
 @dataclass(frozen=True)
@@ -114,23 +121,34 @@ def verdict(report: Report) -> list[str]:
 
 
 def _against(model: Score, baseline: Score, test: DieboldMariano | None, name: str) -> str:
-    ratio = model["iv_rmse"] / baseline["iv_rmse"] if baseline["iv_rmse"] > 0 else math.nan
-    side = "equal to" if ratio == 1.0 else f"{abs(100 * (1 - ratio)):.1f} % {'better' if ratio < 1 else 'worse'} than"
-    if math.isnan(ratio):
-        side = "no better than" if model["iv_rmse"] > 0 else "equal to"
-    text = f"That is {side} the best baseline, {name} ({baseline['iv_rmse']:.3f}). "
-    if test is None:
-        return text + "No test was made, so no significance can be claimed."
-    if math.isnan(test.p):
-        return text + f"No test is possible ({test.reason}), so no significance can be claimed."
-    numbers = (
-        f"Diebold-Mariano t = {test.t:.2f}, p {'' if test.p < 0.001 else '= '}{_p_text(test.p)}, {test.dates} dates"
+    text = (
+        f"That is {side(model['iv_rmse'], baseline['iv_rmse'])} the best baseline, {name} ({baseline['iv_rmse']:.3f}). "
     )
-    decided = conclusion(model, baseline, test)
+    return text + finding("The model", model, baseline, test)
+
+
+def side(own: float, other: float) -> str:
+    """How one error stands to another: `1.2 % better than`, `equal to`."""
+    ratio = own / other if other > 0 else math.nan
+    if math.isnan(ratio):
+        return "no better than" if own > 0 else "equal to"
+    return "equal to" if ratio == 1.0 else f"{abs(100 * (1 - ratio)):.1f} % {'better' if ratio < 1 else 'worse'} than"
+
+
+def finding(subject: str, own: Score, other: Score, test: DieboldMariano | None) -> str:
+    """A sentence with the test of own (a) against other (b), and what may be said from it."""
+    if test is None:
+        return "No test was made, so no significance can be claimed."
+    if math.isnan(test.p):
+        return f"No test is possible ({test.reason}), so no significance can be claimed."
+    numbers = (
+        f"Diebold-Mariano t = {test.t:.2f}, p {'' if test.p < 0.001 else '= '}{p_text(test.p)}, {test.dates} dates"
+    )
+    decided = conclusion(own, other, test)
     if decided == "undecided":
         why = "" if test.p >= SIGNIFICANT_P else "; the daily test and the pooled errors point in opposite directions"
-        return text + f"The difference is not statistically significant ({numbers}{why})."
-    return text + f"The model is significantly {decided} by the daily test ({numbers})."
+        return f"The difference is not statistically significant ({numbers}{why})."
+    return f"{subject} is significantly {decided} by the daily test ({numbers})."
 
 
 def _all_baselines(report: Report) -> list[str]:
@@ -146,146 +164,93 @@ def _all_baselines(report: Report) -> list[str]:
     return [" ".join(listed)] if len(report.tests) > 1 else []
 
 
-def _p_text(p: float) -> str:
-    """Three decimals, more where rounding would hide on which side of SIGNIFICANT_P it lies."""
-    if p < 0.001:
-        return "< 0.001"
-    return f"{p:.3f}" if round(p, 3) != SIGNIFICANT_P else f"{p:.6f}"
+def error_cells(scores: Mapping[str, Score]) -> dict[str, list[Cell]]:
+    """Cells under ERROR_COLUMNS, by predictor, the best of each column marked."""
+    rows: dict[str, list[Cell]] = {name: [] for name in scores}
+    for key, pattern in ERROR_COLUMNS.values():
+        every = [score[key] for score in scores.values()]
+        winner = max(every) if key == "inside_spread" else min(every)
+        for name, score in scores.items():
+            rows[name].append(cell(score[key], pattern, score[key] == winner))
+    return rows
 
 
-class _Cell(NamedTuple):
-    """A cell of a table: text, the number in full where there is one, and whether it is the best of its kind."""
-
-    text: str
-    value: str = ""
-    best: bool = False
-
-
-class _Table(NamedTuple):
-    """A table as the template draws it; the first `labels` columns are row headings."""
-
-    heads: Sequence[str]
-    rows: Sequence[Sequence[_Cell]]
-    labels: int = 1
-    title: str = ""
-
-    @property
-    def numeric(self) -> list[bool]:
-        """Which columns hold numbers."""
-        return [any(row[column].value for row in self.rows) for column in range(len(self.heads))]
+def comparison_cells(own: Score, other: Score, test: DieboldMariano | None) -> list[Cell]:
+    """Four cells: ratio of own to other, t, p, and the finding or why there is none."""
+    ratio = own["iv_rmse"] / other["iv_rmse"] if other["iv_rmse"] > 0 else math.nan
+    found = conclusion(own, other, test) if test else "undecided"
+    said = Cell((test.reason if test else "not tested") or FINDINGS[found])
+    return [cell(ratio, ".3f"), cell(test.t if test else None, ".2f"), p_cell(test.p if test else None), said]
 
 
-def _cell(value: object, pattern: str = ".4g", best: bool = False) -> _Cell:
-    """Text of a value, floats by `pattern`; numbers stand in full in `value`."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return _Cell("\N{EN DASH}", "" if value is None else "nan")
-    if isinstance(value, bool):
-        return _Cell("yes" if value else "no")
-    if isinstance(value, float):
-        return _Cell(format(value, pattern), repr(value), best)
-    if isinstance(value, int):
-        return _Cell(f"{value:,}", str(value), best)
-    return _Cell(f"{value:%Y-%m-%d}" if isinstance(value, date) else str(value))
-
-
-def _head_table(report: Report) -> _Table:
+def _head_table(report: Report) -> Table:
     """The model, then the baselines, best first."""
     names = sorted(report.scores, key=lambda name: (name != MODEL, report.scores[name]["iv_rmse"]))
-    columns: dict[str, tuple[ScoreName, str]] = {
-        "IV RMSE [vol points]": ("iv_rmse", ".3f"),
-        "IV MAE [vol points]": ("iv_mae", ".3f"),
-        "price RMSE [money]": ("price_rmse", ".3f"),
-        "price MAE [money]": ("price_mae", ".3f"),
-        "inside spread [% of quotes]": ("inside_spread", ".1%"),
-    }
-    winners = {}
-    for key, _ in columns.values():
-        every = [report.scores[name][key] for name in names]
-        winners[key] = max(every) if key == "inside_spread" else min(every)
+    errors, model = error_cells(report.scores), report.scores[MODEL]
     rows = []
     for name in names:
-        score, test = report.scores[name], report.tests.get(name)
-        row = [_Cell(label(name))]
-        row += [_cell(score[key], pattern, score[key] == winners[key]) for key, pattern in columns.values()]
-        if name == MODEL:
-            row += [_Cell("")] * 4
-        else:
-            ratio = report.scores[MODEL]["iv_rmse"] / score["iv_rmse"] if score["iv_rmse"] > 0 else math.nan
-            p = _cell(test.p if test else None)
-            p = p._replace(text=_p_text(test.p)) if test and p.value not in ("", "nan") else p
-            row += [_cell(ratio, ".3f"), _cell(test.t if test else None, ".2f"), p]
-            finding = conclusion(report.scores[MODEL], score, test) if test else "undecided"
-            row.append(_Cell((test.reason if test else "not tested") or FINDINGS[finding]))
-        rows.append(row)
-    return _Table(["predictor", *columns, "IV RMSE, model / this", "DM t", "p", "model against this"], rows)
+        empty = [Cell("")] * 4
+        tested = empty if name == MODEL else comparison_cells(model, report.scores[name], report.tests.get(name))
+        rows.append([Cell(label(name)), *errors[name], *tested])
+    return Table(["predictor", *ERROR_COLUMNS, "IV RMSE, model / this", "DM t", "p", "model against this"], rows)
 
 
-def _wide(scored: pl.DataFrame, keys: Sequence[str], title: str) -> _Table:
-    """IV RMSE of every predictor side by side, a row for each group, its best predictor marked."""
-    names = scored["predictor"].unique(maintain_order=True).to_list()
-    rows = []
-    for group in scored.partition_by(keys, maintain_order=True):
-        errors = dict(zip(group["predictor"], group["iv_rmse"], strict=True))
-        least = min(errors.values())
-        labels = [_cell(group[key][0]) for key in keys]
-        cells = [_cell(errors.get(name), ".3f", errors.get(name) == least) for name in names]
-        rows.append([*labels, _cell(group["rows"][0]), *cells])
-    return _Table([*keys, "quotes", *(label(name) for name in names)], rows, len(keys), title)
-
-
-def _plain(frame: pl.DataFrame, shares: bool = False) -> _Table:
-    """Any small table as it is; floats as percentages where they are shares."""
-    if "predictor" in frame.columns:
-        frame = frame.with_columns(pl.Series("predictor", [label(str(name)) for name in frame["predictor"]]))
-    rows = [[_cell(value, ".2%" if shares else ".4g") for value in row] for row in frame.iter_rows()]
-    return _Table([column.replace("_", " ") for column in frame.columns], rows)
-
-
-def _sanity_table(report: Report) -> _Table:
+def _sanity_table(report: Report) -> Table:
     model = report.scores[MODEL]["iv_rmse"]
     rows = [
         [
-            _Cell(bound.name),
-            _cell(bound.iv_rmse, ".3f"),
-            _Cell(f"{bound.should_be} than the model ({model:.3f})"),
-            _Cell("holds" if bound.holds(model) else "BROKEN"),
-            _Cell(bound.note),
+            Cell(bound.name),
+            cell(bound.iv_rmse, ".3f"),
+            Cell(f"{bound.should_be} than the model ({model:.3f})"),
+            Cell("holds" if bound.holds(model) else "BROKEN"),
+            Cell(bound.note),
         ]
         for bound in report.sanity
     ]
-    return _Table(["run", "IV RMSE [vol points]", "must be", "result", "note"], rows)
+    return Table(["run", "IV RMSE [vol points]", "must be", "result", "note"], rows)
 
 
 def render(report: Report) -> str:
     """The report's HTML."""
+    sections: dict[str, Table | None] = {
+        "buckets": wide(report.buckets, ["tenor", "moneyness"], BUCKETS_TITLE) if report.buckets is not None else None,
+        "dates": wide(report.dates, ["date"], "by date") if report.dates is not None else None,
+        "shape": plain(report.shape, shares=True) if report.shape is not None else None,
+        "greeks": plain(report.greeks) if report.greeks is not None else None,
+        "sanity": _sanity_table(report) if report.sanity else None,
+    }
+    return page(
+        "report.html.j2", report=report, verdict=verdict(report), head=_head_table(report), sections=sections,
+        images=pictures(report.figures, CAPTIONS | dict(report.captions)),
+        tables={title: plain(table) for title, table in report.tables.items()},
+        paragraphs=paragraphs(report.provenance),
+    )  # fmt: skip
+
+
+def page(template: str, **content: Any) -> str:
+    """The HTML of a template of TEMPLATES; everything in `content` is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    sections: dict[str, _Table | None] = {
-        "buckets": _wide(report.buckets, ["tenor", "moneyness"], "by tenor and moneyness ln(K/F)/sqrt(tau)")
-        if report.buckets is not None
-        else None,
-        "dates": _wide(report.dates, ["date"], "by date") if report.dates is not None else None,
-        "shape": _plain(report.shape, shares=True) if report.shape is not None else None,
-        "greeks": _plain(report.greeks) if report.greeks is not None else None,
-        "sanity": _sanity_table(report) if report.sanity else None,
-    }
-    tables = {title: _plain(table) for title, table in report.tables.items()}
-    images = [
+    return environment.get_template(template).render(long=LONG_TABLE, significant_p=SIGNIFICANT_P, **content)
+
+
+def pictures(figures: Mapping[str, Figure], captions: Mapping[str, str]) -> list[dict[str, str]]:
+    """Figures as the template's `pictures` takes them."""
+    return [
         {
             "name": name.replace("_", " "),
-            "caption": report.captions.get(name, CAPTIONS.get(name, "")),
+            "caption": captions.get(name, ""),
             "base64": base64.b64encode(png(figure)).decode("ascii"),
         }
-        for name, figure in report.figures.items()
+        for name, figure in figures.items()
     ]
-    return environment.get_template("report.html.j2").render(
-        report=report, verdict=verdict(report), head=_head_table(report), sections=sections, images=images,
-        tables=tables,
-        paragraphs=[text.strip() for text in report.provenance.split("\n\n") if text.strip()], long=LONG_TABLE,
-        significant_p=SIGNIFICANT_P,
-    )  # fmt: skip
+
+
+def paragraphs(text: str) -> list[str]:
+    """Paragraphs of a plain text: a blank line begins a new one."""
+    return [part.strip() for part in text.split("\n\n") if part.strip()]
 
 
 def write_report(out_html: Path, report: Report) -> Path:

@@ -1,6 +1,7 @@
 """What `make repro` ends with: a table of the registered versions, their errors, and what to type next.
 
-In: `OUT/register/*/version.json`, `OUT/evaluate/*/metrics.json`. Out: text on the terminal.
+In: `OUT/register/*/version.json`, `OUT/evaluate/*/metrics.json`, whether `OUT/compare/report.html` is there. Out: text
+on the terminal. Invariant: the commands can be typed as they stand.
 
 Run: python -m pipelines.summary [key=value ...]
 """
@@ -15,17 +16,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.config import Config
+from pipelines.config import FAMILIES, Config, Task
 from serving.blobstore import open_store
 from serving.errors import DataError
 from serving.ledger import Ledger
 
+USES: dict[Task, str] = {"pricing": "price --demo --out prices.csv", "surface": "inspect --demo"}
+
 
 @dataclass(frozen=True)
 class Line:
-    """One model; errors are IV RMSE in vol points on the test dates."""
+    """One model; errors are IV RMSE in vol points on the test dates, a surface model's over hidden quotes."""
 
     model: str
+    task: Task
     version: int
     error: float
     baseline: str
@@ -34,20 +38,38 @@ class Line:
 
 
 def collect(folder: Path) -> list[Line]:
-    """One line per registered model; raises DataError where there is none."""
+    """One line per registered model, in the order of FAMILIES; raises DataError where there is none."""
     lines = []
-    for version_path in sorted(folder.glob("register/*/version.json")):
+    for version_path in folder.glob("register/*/version.json"):
         version = json.loads(version_path.read_text())
-        evaluation = folder / "evaluate" / version["model"]
+        model = version["model"]
+        if model not in FAMILIES:
+            raise DataError(f"{version_path}: {model!r} is no family; there are {', '.join(FAMILIES)}: move it away")
+        evaluation = folder / "evaluate" / model
         if not (evaluation / "metrics.json").exists():
             raise DataError(f"{evaluation}/metrics.json isn't there: run make repro first")
         metrics = json.loads((evaluation / "metrics.json").read_text())
-        best = metrics["best_baseline"]
-        lines.append(Line(version["model"], version["version"], metrics["test"]["model"]["iv_rmse"], best["name"],
+        own, best = metrics["test"]["model"], metrics["best_baseline"]
+        lines.append(Line(model, FAMILIES[model].task, version["version"], own["iv_rmse"], best["name"],
                           best["iv_rmse"], evaluation / "report.html"))  # fmt: skip
     if not lines:
         raise DataError(f"{folder} holds no registered version: run make repro first")
-    return lines
+    return sorted(lines, key=lambda line: list(FAMILIES).index(line.model))
+
+
+def next_commands(lines: list[Line], store: str) -> list[str]:
+    """For the first model of each task: promote it, then use it on a host."""
+    commands = []
+    for task, use in USES.items():
+        first = next((line for line in lines if line.task == task), None)
+        if first is not None:
+            verb, _, rest = use.partition(" ")
+            commands += [
+                f".venv/bin/python -m pipelines.promote model={first.model} version={first.version}",
+                f".venv/bin/strikeforge-host {verb} --model {first.model} --channel champion "
+                f"--store {shlex.quote(store)} {rest}",
+            ]
+    return commands
 
 
 def run(cfg: Config) -> None:
@@ -59,7 +81,9 @@ def run(cfg: Config) -> None:
                 f"the store {cfg.storage.url!r} doesn't hold {line.model} version {line.version}: was it removed? "
                 f"dvc repro -f -s register@{line.model} registers it again"
             )
-    table = Table(title="registered", caption="IV RMSE on the test dates, vol points")
+    surfaces = ", ".join(line.model for line in lines if line.task == "surface")
+    caption = "IV RMSE on the test dates, vol points" + (f"; {surfaces}: of hidden quotes" if surfaces else "")
+    table = Table(title="registered", caption=caption)
     for heading in ("model", "version", "test error", "best baseline", "its error"):
         table.add_column(heading, justify="right" if "error" in heading or heading == "version" else "left")
     for line in lines:
@@ -69,13 +93,11 @@ def run(cfg: Config) -> None:
     console.print(f"data: {cfg.data.provenance}")
     for line in lines:
         console.print(f"report of {line.model} {line.version}: {line.report}")
-    first, store = lines[0], shlex.quote(cfg.storage.url)
+    compared = cfg.folder / "compare" / "report.html"
+    if compared.exists():
+        console.print(f"all families side by side: {compared}")
     console.print("next:")
-    for command in (
-        f".venv/bin/python -m pipelines.promote model={first.model} version={first.version}",
-        f".venv/bin/strikeforge-host price --model {first.model} --channel champion --store {store} --demo "
-        "--out prices.csv",
-    ):
+    for command in next_commands(lines, cfg.storage.url):
         console.print(f"  {command}")
 
 

@@ -20,7 +20,8 @@ FEWEST_QUOTES = 6  # five parameters, and one to say whether they mean anything
 STARTS_M = (-0.4, 0.0, 0.4)  # of the range of k, from its middle
 STARTS_SIGMA = (0.15, 0.5, 1.5)  # of the standard deviation of k
 SMALLEST_SIGMA = 0.1  # of that too
-RIDGE = 0.01  # of the smile's median volatility: what pulls m, ln sigma and b; without it few quotes fit wild wings
+RIDGE = 0.02  # of the smile's median volatility, per quote of FEWEST_QUOTES: pulls m, ln sigma and b, else few quotes
+# fit wild wings; it fades as quotes are added, which then say it themselves
 SMALLEST_VARIANCE = 1e-8
 
 
@@ -57,7 +58,7 @@ def fit_svi(k: Array, w: Array) -> SVI | None:
     inside = 1e-6 * np.array([1.0, 1.0, 1.0, reach, deviation])
     start = np.clip([best.a, best.b, best.rho, best.m, best.sigma], floor + inside, ceiling - inside)
     target = np.sqrt(w)
-    pull = RIDGE * np.sqrt(len(k)) * float(np.median(target))
+    pull = RIDGE * np.sqrt(len(k)) * (FEWEST_QUOTES / len(k)) ** 2 * float(np.median(target))
     usual_b = float(np.median(w)) / deviation
 
     def miss(p: Array) -> Array:

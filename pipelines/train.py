@@ -41,7 +41,7 @@ def run(cfg: Config) -> TrainResult:
     """Fit, then write; raises DataError where the features aren't there."""
     from pipelines import health, loggers
     from pipelines.dataset import FeatureStore
-    from pipelines.fit import fit
+    from pipelines.trust import fit_trusted
 
     features = cfg.folder / "features"
     store = FeatureStore.open(features)
@@ -54,7 +54,9 @@ def run(cfg: Config) -> TrainResult:
         log.info("going on from %s", checkpoints / "last.ckpt")
     with health.serve(cfg, checkpoints, origin) as watching:
         with loggers.build(cfg, checkpoints, origin) as record:
-            fitted = fit(cfg, store, checkpoints, callbacks=[record, *watching], show_progress=sys.stderr.isatty())
+            fitted = fit_trusted(
+                cfg, store, checkpoints, callbacks=[record, *watching], show_progress=sys.stderr.isatty()
+            )
             write(cfg, fitted, aside, {**origin, "run_id": record.run_id})
         record.copy_files(aside)
     if folder.exists():

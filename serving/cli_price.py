@@ -134,6 +134,6 @@ def _file_columns(priced: PricedChain, underlying: str) -> dict[str, np.ndarray]
     return {
         "ts": np.full(count, priced.ts), "underlying": np.full(count, underlying), "root": priced.root,
         "expiry": priced.expiry, "strike": priced.strike, "right": np.where(priced.right > 0, "C", "P"),
-        **{name: getattr(priced, name) for name in (*numbers, "price", "delta", "gamma", "vega", "theta")},
+        **{name: getattr(priced, name) for name in (*numbers, "price", "early_exercise", "delta", "gamma", "vega", "theta")},
         "status": priced.status,
     }  # fmt: skip

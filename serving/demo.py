@@ -1,11 +1,14 @@
 """Demo inputs inside a bundle: a market and the volatilities to be found, as arrays of `demo.npz`.
 
 In and out: `Market` and arrays of numbers only. Times are int64 ns, texts uint8 [n, width] of UTF-8 padded with zeros.
+What is special about quotes (American, the venue's forwards, prices once in coin) has arrays of its own where there is
+any of it, and none otherwise.
 Invariant: `unpack_demo(pack_demo(x))` is x.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ import numpy.typing as npt
 from serving.errors import BundleError
 from serving.features import Path
 from serving.normal import Array
-from serving.surface import Texts, Times
+from serving.surface import Quotes, Texts, Times
 from serving.tables import CHAIN_COLUMNS, Market, split_quotes
 
 DEMO_FILES = ("demo.npz", "golden.npz")  # the first that is there and holds a demo
@@ -36,6 +39,7 @@ def pack_demo(market: Market, expected_iv: npt.NDArray[np.float32]) -> dict[str,
             empty = NO_CONTRACT.get(name, np.array([np.nan]))
             parts = [getattr(quotes, name) if len(quotes) else empty for quotes in snapshots]
             packed[f"{prefix}_{name}"] = _packed(np.concatenate(parts))
+        packed |= {f"{prefix}_{name}": values for name, values in _special(snapshots, rows).items()}
     packed["chain_underlying"] = _packed(np.full(len(packed["chain_ts"]), market.underlying))
     return packed
 
@@ -58,12 +62,30 @@ def unpack_demo(arrays: dict[str, npt.NDArray[Any]], file: str) -> tuple[Market,
                 _unpacked_times(get["ts"]), get["underlying_price"].astype(np.float64), _unpacked_texts(get["root"]),
                 _unpacked_times(get["expiry"]), get["strike"].astype(np.float64), get["right"].astype(np.float64),
                 get["bid"].astype(np.float64), get["ask"].astype(np.float64),
+                american=arrays[f"{prefix}_american"] > 0 if f"{prefix}_american" in arrays else None,
+                venue_forward=arrays.get(f"{prefix}_venue_forward"), coin=f"{prefix}_coin" in arrays,
             )
         )  # fmt: skip
     path = Path(_unpacked_times(arrays["path_ts"]), arrays["path_price"].astype(np.float64))
     chain, (now,) = parts
     underlying = str(_unpacked_texts(arrays["chain_underlying"])[0])
     return Market(underlying, chain, path, now), arrays[DEMO_EXPECTED].astype(np.float64)
+
+
+def _special(snapshots: Sequence[Quotes], rows: list[int]) -> dict[str, npt.NDArray[Any]]:
+    """Arrays that only some markets have, in the order of the rows of `pack_demo`."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    if any(quotes.american is not None for quotes in snapshots):
+        parts = [quotes.is_american if len(quotes) else np.zeros(1, dtype=bool) for quotes in snapshots]
+        found["american"] = np.concatenate(parts).astype(np.uint8)
+    if any(quotes.venue_forward is not None for quotes in snapshots):
+        found["venue_forward"] = np.concatenate([
+            np.full(count, np.nan) if quotes.venue_forward is None or not len(quotes) else quotes.venue_forward
+            for quotes, count in zip(snapshots, rows, strict=True)
+        ])  # fmt: skip
+    if any(quotes.coin for quotes in snapshots):
+        found["coin"] = np.ones(sum(rows), np.uint8)
+    return found
 
 
 def _packed(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

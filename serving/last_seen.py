@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serving import black76
+from serving.american import european_mids
 from serving.normal import Array
 from serving.surface import DAYS_PER_YEAR, Bools, ExpiryKey, Quotes, Smile, Surface, group_rows, tau_years
 
@@ -42,10 +43,16 @@ class LastSmile:
     volatility: Array
     shape: Array
     in_range: bool  # False: nothing lay in the scored range, all strikes are kept instead
+    exercise_rate: float | None = None  # per year; None where no quote of the snapshot was American
 
     def at(self, strike: Array) -> Array:
         """Sticky-strike volatility: linear in strike, flat outside."""
         return np.interp(strike, self.strike, self.volatility)
+
+    @property
+    def rate(self) -> float:
+        """Rate per year at which an American contract's exercise is valued: `exercise_rate`, or the discount's."""
+        return -float(np.log(self.discount)) / self.tau if self.exercise_rate is None else self.exercise_rate
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def last_seen(surface: Surface) -> LastSeen:
             rows = np.ones(smile.strike.size, dtype=bool)
         smiles[key] = LastSmile(
             key, smile.tau, smile.forward, smile.discount, smile.strike[rows], smile.volatility[rows],
-            fit_shape(smile.moneyness[rows], smile.volatility[rows]), in_range,
+            fit_shape(smile.moneyness[rows], smile.volatility[rows]), in_range, smile.exercise_rate,
         )  # fmt: skip
     return LastSeen(surface.ts, surface.spot, smiles)
 
@@ -166,6 +173,9 @@ def _nearest_anchor(
     for strike in smile.strike[np.lexsort((smile.strike, np.abs(smile.strike - wanted)))]:
         at_strike = rows[(now.strike[rows] == strike) & np.isfinite(mid[rows])]
         mids = {float(now.right[row]): float(mid[row]) for row in at_strike}
+        if now.american is not None:
+            american = {float(now.right[row]): bool(now.american[row]) for row in at_strike}
+            mids = european_mids(mids, american, now.spot, forward, float(strike), tau, smile.rate)
         volatility, deviation = _anchor_volatility(mids, forward, float(strike), tau, smile.discount)
         if np.isfinite(volatility):
             last_volatility = float(smile.at(np.array([strike]))[0])

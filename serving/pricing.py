@@ -9,7 +9,8 @@ semantics only the last T-1 closed steps count, so only the last T snapshots are
 of them are.
 
 Invariants: no contract is dropped, each has a status; nothing at now but the underlying's price and the quotes at the
-anchors' strikes is read; prices respect their bounds because Black-76 makes them.
+anchors' strikes is read; prices respect their bounds because Black-76 makes them, and an American price is
+Black-76's plus the early exercise premium at the same volatility (serving/american.py), never below exercise.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import numpy as np
 import numpy.typing as npt
 
 from serving import black76
+from serving.american import exercise_premium
 from serving.bundle import Bundle
 from serving.engine import Engine, EngineInfo, Floats
 from serving.errors import BundleError, DataError
-from serving.features import RV_HORIZONS, Contracts, FeatureSpec, Path, contract_table, market_step
+from serving.features import RV_HORIZONS, Contracts, ContractTable, FeatureSpec, Path, contract_table, market_step
 from serving.last_seen import Anchor, LastSeen, find_anchors, last_seen
 from serving.normal import Array
-from serving.surface import DAYS_PER_YEAR, Quotes, Texts, Times, build_surface
+from serving.quotes import is_split
+from serving.surface import DAYS_PER_YEAR, Bools, ExpiryKey, Quotes, Texts, Times, build_surface
 
 OK = "ok"
 OUTSIDE_TRAINING_RANGE = "outside_training_range"  # priced, but the expiry's last smile lay outside the scored range
@@ -47,7 +50,8 @@ class PricedChain:
     `tau` years, `forward`, `price` money; volatilities fractions per square root of a year. `delta` and `gamma` are
     with respect to the underlying's spot price: the forward moves with it, dF/dS = F/S, so they are Black-76's
     derivatives in the forward times F/S and (F/S)^2. `vega` money per 1.00 of volatility; `theta` money per year at
-    constant forward.
+    constant forward. The Greeks of American contracts are those of their European part; `early_exercise` is the premium
+    that their price holds besides, money, 0 for European ones.
     """
 
     ts: np.datetime64
@@ -65,6 +69,7 @@ class PricedChain:
     last_volatility: Array
     volatility: Array
     price: Array
+    early_exercise: Array
     delta: Array
     gamma: Array
     vega: Array
@@ -102,6 +107,7 @@ def price_chain(engine: Engine, spec: FeatureSpec, chain: Sequence[Quotes], path
     info = engine.info()
     _check_inputs(info, spec, chain, now)
     used, unusable = usable_snapshots(chain, spec, info)
+    _refuse_split([*(quotes for quotes, _ in used), now])
     path, notes = complete_path(path, [quotes for quotes in chain if quotes.ts not in unusable], now)
     if unusable:
         notes.append(f"{len(unusable)} snapshots without a usable smile were passed over, as in training")
@@ -113,8 +119,10 @@ def price_chain(engine: Engine, spec: FeatureSpec, chain: Sequence[Quotes], path
         notes.append(f"{len(anchors)} of {len(spec.anchors)} anchors quote now")
     context = np.zeros(info.context_size, np.float32)
     engine.evaluate(spec.step_scaler(market_step(path, last, anchors)), context)
-    contracts = distinct_contracts(used[-1][0], now)
-    return _price(engine, spec, contracts, context, last, anchors, now, notes)
+    contracts, american = _contracts_and_style(used[-1][0], now)
+    if american.any():
+        notes.append("American contracts: prices hold the early exercise premium, Greeks are of the European part")
+    return _price(engine, spec, contracts, american, context, last, anchors, now, notes)
 
 
 def usable_snapshots(
@@ -160,6 +168,15 @@ def _check_inputs(info: EngineInfo, spec: FeatureSpec, chain: Sequence[Quotes], 
             raise DataError(f"snapshots must ascend in time and end before now: {later} follows {earlier}")
 
 
+def _refuse_split(snapshots: Sequence[Quotes]) -> None:
+    for before, after in pairwise(snapshots):
+        if is_split(before, after):
+            raise DataError(
+                f"the underlying was split between {before.ts} and {after.ts}: its price goes from {before.spot:g} to "
+                f"{after.spot:g} and the strikes are others; give a chain and a path that begin after that"
+            )
+
+
 def complete_path(path: Path, chain: Sequence[Quotes], now: Quotes) -> tuple[Path, list[str]]:
     """The path with the price of every snapshot and of now, ending at now; and notes on what that took.
 
@@ -197,6 +214,11 @@ def _feed(
 
 def distinct_contracts(last: Quotes, now: Quotes) -> Contracts:
     """Each contract of both once, those of the last snapshot first, in order of appearance."""
+    return _contracts_and_style(last, now)[0]
+
+
+def _contracts_and_style(last: Quotes, now: Quotes) -> tuple[Contracts, Bools]:
+    """`distinct_contracts`, and which of them are American."""
     both = [
         (quotes.root, quotes.expiry.astype("datetime64[ns]"), quotes.strike, quotes.right) for quotes in (last, now)
     ]
@@ -206,11 +228,12 @@ def distinct_contracts(last: Quotes, now: Quotes) -> Contracts:
     keys = np.stack([root_code, expiry.astype(np.int64), strike.view(np.int64), right.astype(np.int64)])[:, order]
     first = np.r_[True, (np.diff(keys, axis=1) != 0).any(axis=0)] if order.size else np.zeros(0, bool)
     rows = np.sort(order[first])  # lexsort is stable: the first of equals is the earliest row
-    return Contracts(root[rows], expiry[rows], strike[rows], right[rows])
+    american = np.r_[last.is_american, now.is_american]
+    return Contracts(root[rows], expiry[rows], strike[rows], right[rows]), american[rows]
 
 
 def _price(
-    engine: Engine, spec: FeatureSpec, contracts: Contracts, context: Floats, last: LastSeen,
+    engine: Engine, spec: FeatureSpec, contracts: Contracts, american: Bools, context: Floats, last: LastSeen,
     anchors: list[Anchor], now: Quotes, notes: list[str],
 ) -> PricedChain:  # fmt: skip
     table = contract_table(contracts, now.ts, now.spot, last, anchors)
@@ -222,6 +245,10 @@ def _price(
     worth = black76.value(
         table.forward, contracts.strike[rows], table.tau, volatility, table.discount, contracts.right[rows]
     )
+    premium = _premiums(contracts, american, table, volatility, last, now.spot)
+    price = worth.price + premium
+    exercised = contracts.right[rows] * (now.spot - contracts.strike[rows])
+    price = np.where(american[rows], np.maximum(price, exercised), price)
     days = (contracts.expiry.astype("datetime64[D]") - now.ts.astype("datetime64[D]")).astype(np.float64)
     status = np.where(days > 0, EXPIRY_NOT_SEEN, EXPIRED).astype("<U32")
     status[rows] = np.where(sound, np.where(table.in_range, OK, OUTSIDE_TRAINING_RANGE), MODEL_REFUSED)
@@ -234,6 +261,24 @@ def _price(
     return PricedChain(
         now.ts, now.spot, last.ts, tuple(anchors), tuple(notes), contracts.root, contracts.expiry, contracts.strike,
         contracts.right, days / DAYS_PER_YEAR, spread(table.forward), spread(table.discount),
-        spread(table.last_volatility), spread(volatility), spread(worth.price), spread(worth.delta * leverage),
-        spread(worth.gamma * leverage**2), spread(worth.vega), spread(worth.theta), status,
+        spread(table.last_volatility), spread(volatility), spread(price), spread(premium),
+        spread(worth.delta * leverage), spread(worth.gamma * leverage**2), spread(worth.vega), spread(worth.theta),
+        status,
     )  # fmt: skip
+
+
+def _premiums(
+    contracts: Contracts, american: Bools, table: ContractTable, volatility: Array, last: LastSeen, spot: float
+) -> Array:
+    """Early exercise premium of each row of the table, money; 0 for European ones."""
+    premium = np.zeros(len(table.rows))
+    priced = np.flatnonzero(american[table.rows])
+    rows = table.rows[priced]
+    keys = zip(contracts.root[rows], contracts.expiry[rows], strict=True)
+    rates = {key: smile.rate for key, smile in last.smiles.items()}
+    rate = np.array([rates[ExpiryKey(str(root), expiry)] for root, expiry in keys])
+    premium[priced] = exercise_premium(
+        spot, table.forward[priced], contracts.strike[rows], table.tau[priced], volatility[priced], rate,
+        contracts.right[rows],
+    )  # fmt: skip
+    return premium

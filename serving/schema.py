@@ -15,6 +15,7 @@
     bid_size          number     contracts                     yes   >= 0
     ask_size          number     contracts                     yes   >= 0
     underlying_price  number     currency per unit                   > 0, one per (ts, underlying)
+    forward           number     currency per unit             yes   > 0; what the venue gives for the expiry
     volume            number     contracts, this day so far    yes   >= 0
     open_interest     number     contracts                     yes   >= 0
     currency          text       ISO 4217 or coin code               one per underlying
@@ -66,6 +67,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="bid_size", kind="number", unit="contracts", nullable=True),
     Column(name="ask_size", kind="number", unit="contracts", nullable=True),
     Column(name="underlying_price", kind="number", unit="currency per unit"),
+    Column(name="forward", kind="number", unit="currency per unit", nullable=True),
     Column(name="volume", kind="number", unit="contracts", nullable=True),
     Column(name="open_interest", kind="number", unit="contracts", nullable=True),
     Column(name="currency", kind="text", unit="ISO 4217 or coin code"),

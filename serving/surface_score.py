@@ -9,7 +9,8 @@ hidden and has to be completed from the others (a tenor that doesn't fit its nei
 distribution on dates the net wasn't fitted on, in robust deviations of its logarithm, on both sides: a surface that
 doesn't stir is unusual too.
 
-Invariants: cells that aren't known take no part; a score is finite whatever is known.
+Invariants: cells that aren't known take no part, nor do statistics that too few known cells give (NaN); a score is
+finite whatever is known.
 """
 
 from __future__ import annotations
@@ -82,12 +83,17 @@ class Reference:
 
     @classmethod
     def fit(cls, statistics: Sequence[Array]) -> Reference:
-        """From the statistics of at least FEWEST_REFERENCES surfaces."""
+        """From the statistics of at least FEWEST_REFERENCES surfaces; one that none of them gives is never held
+        against (infinite spread)."""
         assert len(statistics) >= FEWEST_REFERENCES, "checked by the caller"
         logs = np.log(np.stack(statistics))
-        median = np.median(logs, axis=0)
-        spread = np.maximum(1.4826 * np.median(np.abs(logs - median), axis=0), SMALLEST_SPREAD)
-        return cls(median, spread, np.sort(np.max(np.abs(logs - median) / spread, axis=1)))
+        median, spread = np.zeros(len(STATISTICS)), np.full(len(STATISTICS), np.inf)
+        for place, column in enumerate(logs.T):
+            known = column[~np.isnan(column)]
+            if known.size:
+                median[place] = np.median(known)
+                spread[place] = max(1.4826 * float(np.median(np.abs(known - median[place]))), SMALLEST_SPREAD)
+        return cls(median, spread, np.sort(np.nanmax(np.abs(logs - median) / spread, axis=1)))
 
     def to_arrays(self) -> dict[str, Array]:
         """For `reference.npz`."""
@@ -102,6 +108,9 @@ class Reference:
             raise BundleError(f"{file}: holds no reference of the anomaly score; export the bundle again")
         if median.shape != (len(STATISTICS),) or spread.shape != median.shape or scores.ndim != 1:
             raise BundleError(f"{file}: the reference of the anomaly score has shapes {median.shape}, {spread.shape}")
+        if not (np.isfinite(median).all() and (spread > 0).all() and np.isfinite(scores).all()):
+            raise BundleError(f"{file}: the reference of the anomaly score holds medians {median}, spreads {spread} or "
+                              "scores that can't be; export the bundle again")  # fmt: skip
         return cls(median.astype(np.float64), spread.astype(np.float64), np.sort(scores.astype(np.float64)))
 
 
@@ -112,11 +121,11 @@ class Score:
 
     value: float
     percentile: float
-    by_statistic: Mapping[str, float]  # signed robust deviations: positive is large, negative is small
+    by_statistic: Mapping[str, float]  # signed robust deviations: positive is large; those that could be judged
 
 
 def statistics(net: SurfaceNet, one: SurfaceInput) -> tuple[Array, SurfaceAnswer]:
-    """The four statistics (positive) and the answer with nothing hidden."""
+    """The four statistics (positive, NaN where too few cells are known) and the answer with nothing hidden."""
     grid = np.arange(CELLS).reshape(SHAPE)
     hidden = np.zeros((1 + SHAPE[0] + SHAPE[1], CELLS), dtype=bool)
     for tenor in range(SHAPE[0]):
@@ -128,16 +137,19 @@ def statistics(net: SurfaceNet, one: SurfaceInput) -> tuple[Array, SurfaceAnswer
     whole = float(squares[0].sum() / max(one.mask.sum(), 1.0))
     judged = hidden[1:] & (one.mask[0] > 0)
     counts = judged.sum(1)
-    lines = np.where(counts >= FEWEST_CELLS, (squares[1:] * judged).sum(1) / np.maximum(counts, 1), 0.0)
+    enough = counts >= FEWEST_CELLS
+    lines = np.where(enough, (squares[1:] * judged).sum(1) / np.maximum(counts, 1), 0.0)
     worst = (lines[: SHAPE[0]].max(), lines[SHAPE[0] :].max())
     first = SurfaceAnswer(*(getattr(answer, name)[:1] for name in SurfaceAnswer.__dataclass_fields__))
     found = np.array([float(answer.surprise[0]), *np.sqrt([whole, *worst])])
-    return np.maximum(np.nan_to_num(found, nan=1e6, posinf=1e6), 1e-6), first
+    given = np.array([True, bool(one.mask.any()), enough[: SHAPE[0]].any(), enough[SHAPE[0] :].any()])
+    return np.where(given, np.maximum(np.nan_to_num(found, nan=1e6, posinf=1e6), 1e-6), np.nan), first
 
 
 def score(found: Array, reference: Reference) -> Score:
     """Hold statistics against the reference."""
     signed = (np.log(found) - reference.median) / reference.spread
-    value = float(np.max(np.abs(signed)))
+    value = float(np.nanmax(np.abs(signed)))
     below = float(np.searchsorted(reference.scores, value, side="left")) / len(reference.scores)
-    return Score(value, below, dict(zip(STATISTICS, signed.tolist(), strict=True)))
+    judged = {name: float(one) for name, one in zip(STATISTICS, signed, strict=True) if not np.isnan(one)}
+    return Score(value, below, judged)

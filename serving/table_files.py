@@ -27,7 +27,7 @@ from serving.problems import Problems, iso
 from serving.surface import Bools, Times
 
 TIME_COLUMNS = frozenset({"ts", "expiry", "date"})
-TEXT_COLUMNS = frozenset({"underlying", "root", "right", "currency", "price_unit"})
+TEXT_COLUMNS = frozenset({"underlying", "root", "right", "currency", "price_unit", "style"})
 Wanted = str | tuple[str | None, ...]  # of a tuple the first name that is there; with None among them, none may be
 SIGN = {"C": 1.0, "P": -1.0}
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -40,7 +40,8 @@ REMEDIES = {
     "underlying": "the underlying's name", "root": "the option root's name",
     "right": "C or P", "strike": "a positive number", "underlying_price": "a positive number",
     "price": "a positive number", "close": "a positive number", "date": "an ISO 8601 date such as 2018-12-31",
-    "currency": "one currency throughout", "price_unit": "money: convert coin quotes at the index first",
+    "currency": "one currency throughout", "price_unit": "money or coin, one unit throughout",
+    "style": "european or american", "forward": "the positive forward of the expiry, nothing where there is none",
     "bid": "a number, 0 where nobody bids", "ask": "a number, 0 where nobody offers",
 }  # fmt: skip
 

@@ -2,10 +2,12 @@
 
 Data in: CSV or Parquet, columns by canonical name (serving/schema.py), any others ignored, times ISO 8601 in UTC.
 Data out: `Market`.
-    chain   CHAIN_COLUMNS; ordered by ts, a quote only once
+    chain   CHAIN_COLUMNS and those of OPTIONAL_COLUMNS there are; ordered by ts, a quote only once
     path    ts, price (or date, close: the close of a date is stamped with the chain's time of day and gives way to
             a snapshot of that date)
-    now     CHAIN_COLUMNS, one ts; a row without root and strike carries only ts and underlying_price
+    now     the same columns, one ts; a row without root and strike carries only ts and underlying_price
+Without `style` quotes are European; `forward` is the venue's for the row's expiry; quotes whose `price_unit` is coin
+become money at underlying_price, and so do the prices made of them.
 
 Invariants: damaged input is refused, all problems of all files in one DataError (SchemaError if columns are
 missing), each with file, row (1 is the first below the header), column, value and remedy.
@@ -22,10 +24,11 @@ from serving.features import Path
 from serving.normal import Array
 from serving.problems import Problems, iso, shown
 from serving.surface import Bools, Quotes, Texts, Times
-from serving.table_files import REMEDIES, SIGN, Table, read_table
+from serving.table_files import REMEDIES, SIGN, Table, Wanted, read_table
 
 CHAIN_COLUMNS = ("ts", "underlying", "root", "expiry", "strike", "right", "bid", "ask", "underlying_price")
-QUOTE_COLUMNS = (*CHAIN_COLUMNS, ("currency", None), ("price_unit", None))  # the last two are checked where they are
+OPTIONAL_COLUMNS = ("currency", "price_unit", "style", "forward")
+QUOTE_COLUMNS: tuple[Wanted, ...] = (*CHAIN_COLUMNS, *((name, None) for name in OPTIONAL_COLUMNS))
 PATH_COLUMNS = (("ts", "date"), ("price", "close"))  # either name will do
 
 
@@ -65,6 +68,19 @@ def read_market(chain: FilePath, path: FilePath, now: FilePath, underlying: str 
     assert underlying is not None
     snapshots, (quotes,) = _snapshots(chain_table), _snapshots(now_table)
     return Market(underlying, snapshots, _stamped(path_table, snapshots, quotes), quotes)
+
+
+def read_chain(chain: FilePath, underlying: str | None = None) -> tuple[str, list[Quotes]]:
+    """Read and check a chain alone: the underlying's name and its snapshots, ascending in time."""
+    problems = Problems()
+    table = read_table(chain, QUOTE_COLUMNS, problems)
+    if table is not None:
+        underlying = underlying or _only_underlying(table, problems)
+        table = _checked(_of_underlying(table, underlying, problems), problems)
+    problems.raise_if_any()
+    assert table is not None
+    assert underlying is not None
+    return underlying, _snapshots(table)
 
 
 def _only_underlying(table: Table, problems: Problems) -> str | None:
@@ -123,15 +139,19 @@ def _checked(table: Table, problems: Problems, *, may_lack_contract: bool = Fals
 
 
 def _check_units(table: Table, problems: Problems) -> None:
-    """Report quotes that aren't in money, or not all in one currency; both columns may be absent."""
-    if "price_unit" in table.columns:
-        unit = table["price_unit"]
-        _report(table, "price_unit", (unit != "money") & (unit != ""), problems)
-    if "currency" in table.columns:
-        currency = table["currency"]
-        named = currency[currency != ""]
-        if named.size:
-            _report(table, "currency", (currency != named[0]) & (currency != ""), problems)
+    """Report units and styles that are none, or several of what may only be one; each column may be absent."""
+    for name, allowed in (("price_unit", ("", "coin", "money")), ("style", ("", "american", "european"))):
+        if name in table.columns:
+            _report(table, name, ~np.isin(table[name], allowed), problems)
+    for name in ("currency", "price_unit"):
+        if name in table.columns:
+            named = table[name][table[name] != ""]
+            if named.size:
+                _report(table, name, (table[name] != named[0]) & (table[name] != ""), problems)
+    if "forward" in table.columns:
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.isnan(table["forward"]) | ((table["forward"] > 0) & np.isfinite(table["forward"])))
+        _report(table, "forward", wrong, problems)
 
 
 def _report(table: Table, name: str, wrong: Bools, problems: Problems, remedy: str | None = None) -> None:
@@ -140,25 +160,33 @@ def _report(table: Table, name: str, wrong: Bools, problems: Problems, remedy: s
 
 
 def _snapshots(table: Table) -> list[Quotes]:
-    """One `Quotes` per time; rows without a contract carry only time and price."""
+    """One `Quotes` per time; rows without a contract carry only time and price. Coin becomes money."""
     sign = np.where(table["right"] == "C", SIGN["C"], SIGN["P"])
+    coin = "price_unit" in table.columns and bool((table["price_unit"] == "coin").any())
+    unit = table["underlying_price"] if coin else 1.0
+    american = table["style"] == "american" if "style" in table.columns else None
+    forward = table["forward"] if "forward" in table.columns else None
     return split_quotes(
         table["ts"], table["underlying_price"], table["root"], table["expiry"], table["strike"], sign,
-        table["bid"], table["ask"],
+        table["bid"] * unit, table["ask"] * unit, american=american, venue_forward=forward, coin=coin,
     )  # fmt: skip
 
 
 def split_quotes(
-    ts: Times, spot: Array, root: Texts, expiry: Times, strike: Array, right: Array, bid: Array, ask: Array
-) -> list[Quotes]:
+    ts: Times, spot: Array, root: Texts, expiry: Times, strike: Array, right: Array, bid: Array, ask: Array, *,
+    american: Bools | None = None, venue_forward: Array | None = None, coin: bool = False,
+) -> list[Quotes]:  # fmt: skip
     """Snapshots of rows that ascend in time; rows with an empty root and NaN strike carry only time and price."""
     starts = np.flatnonzero(np.r_[True, ts[1:] != ts[:-1]])
     found = []
     for start, stop in zip(starts, np.r_[starts[1:], len(ts)], strict=True):
         rows = np.arange(start, stop)
         rows = rows[~((root[rows] == "") & np.isnan(strike[rows]))]
-        found.append(Quotes(ts[start], float(spot[start]), root[rows], expiry[rows], strike[rows], right[rows],
-                            bid[rows], ask[rows]))  # fmt: skip
+        found.append(Quotes(
+            ts[start], float(spot[start]), root[rows], expiry[rows], strike[rows], right[rows], bid[rows], ask[rows],
+            american[rows] if american is not None and american[rows].any() else None,
+            None if venue_forward is None else venue_forward[rows], coin,
+        ))  # fmt: skip
     return found
 
 

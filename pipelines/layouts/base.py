@@ -30,6 +30,10 @@ from serving import schema
 from serving.errors import ConfigError
 
 ROW_COLUMN = "__row"  # 1-based data row in the file; an `unpivot` hook must carry it along
+NEW_YORK = "America/New_York"
+AM_SETTLED_ROOTS = ("SPX", "NDX", "RUT", "DJX", "VIX", "VIXW")  # US index options, the monthly ones
+EUROPEAN_ROOTS = (*AM_SETTLED_ROOTS, "SPXW", "SPXPM", "NDXP", "RUTW", "XSP", "XEO")
+WHOLE_DAY = r"^(\d{4}-?\d\d-?\d\d)(?:[T ]00:00(?::00(?:\.0+)?)?)?$"
 EPOCH_UNITS = {"epoch_s": 10**9, "epoch_ms": 10**6, "epoch_us": 10**3, "epoch_ns": 1}  # name -> ns per unit
 Unpivot = Callable[[pl.DataFrame], pl.DataFrame]
 
@@ -40,7 +44,12 @@ class Layout:
 
     `settlement_by_root` gives the settlement of each root; a row with another root is quarantined. `unpivot`
     turns a batch with several quotes in a row into one with a quote in each, before anything else looks at
-    it; `columns` then names the columns it makes, and `file_columns` those the files must hold.
+    it; `columns` then names the columns it makes, and `file_columns` those the files must hold. It may also make
+    columns for a vendor that has one quote in a row, such as a time out of a date and an hour. `clean_name` makes the
+    names of a file's header into those used here; files with one of `extra_suffixes` are read as CSV. Columns in
+    `may_lack` are of nullable canonical columns; a file without them holds none of their values.
+    `underlying_tolerance` (relative) is for vendors whose underlying price jitters within a snapshot: the median
+    counts, and rows further off are quarantined; without it nearly all rows of a snapshot must agree.
     """
 
     name: str
@@ -55,18 +64,28 @@ class Layout:
     pm_expiry_time: str = "16:00"
     unpivot: Unpivot | None = None
     file_columns: tuple[str, ...] = ()
+    clean_name: Callable[[str], str] | None = None
+    extra_suffixes: tuple[str, ...] = ()
+    may_lack: tuple[str, ...] = ()
+    underlying_tolerance: float | None = None
 
     def __post_init__(self) -> None:
         problems = [*self._origin_problems(), *self._constant_problems(), *self._time_problems()]
         if self.unpivot is not None and not self.file_columns:
             problems.append("unpivot needs file_columns: the columns a file must hold")
+        required = {vendor for name, vendor in self.columns.items() if name in schema.REQUIRED}
+        problems += [f"may_lack has {vendor!r}, which a quote needs" for vendor in self.may_lack if vendor in required]
+        tolerance = self.underlying_tolerance
+        if tolerance is not None and not 0.0 < tolerance < 1.0:
+            problems.append(f"underlying_tolerance must lie between 0 and 1, found {tolerance!r}")
         if problems:
             raise ConfigError([f"layout {self.name!r}: {problem}" for problem in problems])
 
     @property
     def needed_columns(self) -> tuple[str, ...]:
         """Vendor columns every file must hold, in canonical order, each once."""
-        return self.file_columns or tuple(dict.fromkeys(self.columns[name] for name in self._mapped()))
+        mapped = dict.fromkeys(self.columns[name] for name in self._mapped())
+        return self.file_columns or tuple(vendor for vendor in mapped if vendor not in self.may_lack)
 
     def kinds_of(self, vendor_column: str) -> set[str]:
         """The canonical kinds a vendor column is read as."""
@@ -153,6 +172,36 @@ def parse_time_of_day(text: object) -> time | None:
         return time.fromisoformat(text)
     except ValueError:
         return None
+
+
+def merged_constants(
+    name: str, options: Mapping[str, Any], defaults: Mapping[str, str], changeable: tuple[str, ...]
+) -> dict[str, str]:
+    """A layout's constants with those of the option `constants`; `ConfigError` for one that can't be changed."""
+    given = options.get("constants", {})
+    if not isinstance(given, Mapping):
+        raise ConfigError([f"layout {name!r}: constants must be a mapping, found {given!r}"])
+    takes = ", ".join(changeable) if changeable else "none"
+    problems = [
+        f"layout {name!r}: constants.{key} can't be given, the layout knows it; it takes: {takes}"
+        for key in given
+        if key not in changeable
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return {**defaults, **given}
+
+
+def friday_for_saturday(column: str) -> pl.Expr:
+    """A column of dates (YYYYMMDD or YYYY-MM-DD) as text, a Saturday as the Friday before; the rest stays as it is.
+
+    Until February 2015 US monthly options expired on the Saturday after the Friday on which they last traded and their
+    payoff was fixed.
+    """
+    text = pl.col(column).cast(pl.String).str.strip_chars()
+    day = text.str.extract(WHOLE_DAY, 1).str.replace_all("-", "").str.to_date("%Y%m%d", strict=False)
+    friday = day.dt.offset_by("-1d").dt.to_string("%Y-%m-%d")
+    return pl.when(day.dt.weekday() == 6).then(friday).otherwise(text)
 
 
 def refuse_unknown_options(name: str, options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ from serving.surface_grid import SHAPE
 
 VOL_POINT = 0.01
 SURFACES_PER_SNAPSHOT = 4  # a batch holds so many times trainer.snapshots_per_batch
-VALIDATION_EPOCH = 1_000_000  # its draw of hidden cells, no training epoch's
+VALIDATION_SEED, VALIDATION_SHARE = 0, 0.5  # what is hidden there is the same whatever is configured
 LINES = 0.25  # chance that a tenor, and a column, is hidden whole
 SMALLEST_CHANGE, SMALLEST_LEVEL = 0.002, 0.01  # deviations below this are taken for this: volatility
 
@@ -117,7 +117,7 @@ class SurfaceBatches:
     def __init__(self, task: SurfaceTask, places: npt.NDArray[np.intp], *, shuffle: bool) -> None:
         self.task, self.places, self.shuffle = task, places, shuffle
         self.size = SURFACES_PER_SNAPSHOT * task.cfg.trainer.snapshots_per_batch
-        self.epoch = 0 if shuffle else VALIDATION_EPOCH
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draw."""
@@ -127,10 +127,10 @@ class SurfaceBatches:
         return -(-len(self.places) // self.size)
 
     def __iter__(self) -> Iterator[SurfaceBatch]:
-        order, seed = self.places, self.task.cfg.seed
+        order, seed, share = self.places, VALIDATION_SEED, VALIDATION_SHARE
         if self.shuffle:
+            seed, share = self.task.cfg.seed, self.task.settings.hidden_share
             order = np.random.default_rng((seed, self.epoch)).permutation(order)
-        share = self.task.settings.hidden_share
         for begin in range(0, len(order), self.size):
             places = order[begin : begin + self.size]
             generators = [np.random.default_rng((seed, self.epoch, int(place))) for place in places]

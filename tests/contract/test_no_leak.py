@@ -283,13 +283,35 @@ def test_scalers_are_made_of_training_dates(day: int) -> None:
     assert (other.spec == truth().spec) == (day != 3)
 
 
+def test_the_venues_forward_of_t_is_not_seen() -> None:
+    """It makes the labels of t; features use only forwards carried from the snapshot before."""
+
+    def with_forwards(quotes: Quotes, factor: float) -> Quotes:
+        tau = (quotes.expiry - quotes.ts) / np.timedelta64(365, "D")
+        return dataclasses.replace(quotes, venue_forward=quotes.spot * factor * np.exp(0.02 * tau))
+
+    world = [with_forwards(quotes, 1.0) for quotes in market()]
+    other = [*world[:FIRST_TEST], with_forwards(market()[FIRST_TEST], 1.002), *world[FIRST_TEST + 1 :]]
+    first, second = computed(world), computed(other)
+    ts, after = (market()[day].ts for day in (FIRST_TEST, FIRST_TEST + 1))
+    assert first.step(ts) == second.step(ts)
+    wanted, found = first.contracts_at(ts), second.contracts_at(ts)
+    both = wanted.keys() & found.keys()
+    assert both
+    assert all(wanted[row] == found[row] for row in both)
+    assert first.contracts_at(after) != second.contracts_at(after)
+    labels = [seen.rows.filter(pl.col("ts") == ts)["forward"].mean() for seen in (first, second)]
+    assert labels[0] != labels[1]
+
+
 def write_quotes(path: Path, world: Sequence[Quotes]) -> None:
     frames = [
         pl.DataFrame({
             "ts": np.full(len(quotes), quotes.ts), "underlying": ["SPX"] * len(quotes), "root": quotes.root.tolist(),
             "expiry": quotes.expiry, "strike": quotes.strike, "right": np.where(quotes.right > 0, "C", "P").tolist(),
             "bid": quotes.bid, "ask": quotes.ask, "underlying_price": np.full(len(quotes), quotes.spot),
-            "price_unit": ["money"] * len(quotes),
+            "price_unit": ["money"] * len(quotes), "style": ["european"] * len(quotes),
+            "forward": np.full(len(quotes), np.nan),
         })
         for quotes in world
     ]  # fmt: skip

@@ -19,6 +19,10 @@ class TinyRun:
     overrides: list[str]
     quotes: Path
 
+    def of(self, family: str, *more: str) -> Config:
+        """The configuration of another family on the same features, in the same folder."""
+        return load_config(market.overrides(self.out.parent, self.quotes, *more, family=family))
+
     @property
     def out(self) -> Path:
         """OUT of the run."""

@@ -21,10 +21,13 @@ EXPIRIES = tuple(datetime.date(2024, month, day) for month, day in ((2, 16), (3,
 SNAPSHOTS = 24
 TEST_FROM = "2024-01-29"  # 19 snapshots before it, 5 from it on
 RATE, DIVIDEND = 0.03, 0.01
-SMALL_NET = (
-    "model.hidden=8", "model.context=4", "model.head_width=8", "trainer.epochs=4", "trainer.rows_per_snapshot=24",
-    "hardware=cpu", "hardware.threads=1",
-)  # fmt: skip
+SMALL_LOOP = ("trainer.epochs=4", "trainer.rows_per_snapshot=24", "hardware=cpu", "hardware.threads=1")
+SMALL_SIZES = {
+    "pricing_lstm": ("model.hidden=8", "model.context=4", "model.head_width=8"),
+    "pricing_transformer": ("model.width=8", "model.heads=2", "model.band=3", "model.context=4", "model.head_width=8"),
+    "surface_vae": ("model.latent=2", "model.width=16"),
+}
+SMALL_NET = (*SMALL_SIZES["pricing_lstm"], *SMALL_LOOP)
 
 
 def days(count: int = SNAPSHOTS) -> list[datetime.date]:
@@ -105,12 +108,12 @@ def places(folder: Path) -> list[str]:
     return [f"registry.tracking_uri={tracking_uri(folder)}", f"storage.url={folder}/store", f"out={folder}/out"]
 
 
-def overrides(folder: Path, quotes: Path, *more: str) -> list[str]:
+def overrides(folder: Path, quotes: Path, *more: str, family: str = "pricing_lstm") -> list[str]:
     """A whole run of a small net on `quotes` (generic layout), everything in `folder`; `more` wins."""
     return [
         "data=generic", f"data.path={quotes}", "split=short", f"split.test_from={TEST_FROM}",
-        "split.validation_dates=3", "features.window=5", "features.smallest_rows=5", *SMALL_NET, *places(folder),
-        *more,
+        "split.validation_dates=3", "features.window=5", "features.smallest_rows=5", f"model={family}", *SMALL_SIZES[family], *SMALL_LOOP,
+        *places(folder), *more,
     ]  # fmt: skip
 
 

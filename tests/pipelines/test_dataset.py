@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.dataset import FeatureStore, SnapshotBatches, row_objective
+from pipelines.dataset import FILES, FeatureStore
+from pipelines.tasks.pricing import SnapshotBatches, row_objective
 from serving import black76
 from serving.errors import DataError
 from tests.pipelines.conftest import TinyRun
@@ -134,7 +135,7 @@ def test_the_objective_is_the_stated_sum_of_squares(store: FeatureStore) -> None
     np.testing.assert_allclose(found, scale * wanted, rtol=1e-3, atol=1e-4 * np.abs(scale * wanted).max())
 
 
-@pytest.mark.parametrize("name", ["spec.json", "steps.npy", "contracts.npy", "rows.parquet", "snapshots.parquet"])
+@pytest.mark.parametrize("name", FILES)
 def test_incomplete_features_are_refused(tmp_path: Path, tiny_run: TinyRun, name: str) -> None:
     shutil.copytree(tiny_run.out / "features", tmp_path / "features")
     (tmp_path / "features" / name).unlink()

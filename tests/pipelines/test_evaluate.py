@@ -15,7 +15,8 @@ import pytest
 from pipelines import evaluate, train
 from pipelines.baselines import predict_all
 from pipelines.dataset import FeatureStore
-from pipelines.evaluate import greeks_check
+from pipelines.tasks import pricing_evaluation
+from pipelines.tasks.pricing_evaluation import greeks_check
 from serving import black76, schema
 from serving.errors import DataError
 from tests.pipelines import market
@@ -117,11 +118,9 @@ def test_sanity_bounds_and_greeks(metrics: dict[str, Any]) -> None:
 
 
 def test_a_wrong_greek_would_be_seen(predictions: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    import models.black76
-
-    right = models.black76.black76_greeks
+    right = pricing_evaluation.black76_greeks
     monkeypatch.setattr(
-        models.black76,
+        pricing_evaluation,
         "black76_greeks",
         lambda *a: {k: v * (1.01 if k == "theta" else 1) for k, v in right(*a).items()},
     )

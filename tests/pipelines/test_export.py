@@ -11,10 +11,13 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines import export, onnx_export, train
+from models import pricing
+from models.pricing import PricingNet
+from pipelines import export, train
 from pipelines.config import Config, load_config
 from pipelines.dataset import FeatureStore
-from pipelines.fit import predict
+from pipelines.tasks.pricing import predict
+from pipelines.tasks.pricing_bundle import largest_difference
 from pipelines.trained import load_trained
 from serving.bundle import Bundle, load_bundle
 from serving.demo import unpack_demo
@@ -84,8 +87,11 @@ def test_parity_is_recorded_and_small(exported: Path) -> None:
 def test_engine_answers_as_training_does(bundle: Bundle, tiny_run: TinyRun) -> None:
     store = FeatureStore.open(tiny_run.out / "features")
     trained = load_trained(tiny_run.out / "train/pricing_lstm", tiny_run.out / "features")
-    found = export._engine_predictions(bundle, store)
-    np.testing.assert_allclose(found, predict(trained.net, store, "test"), atol=1e-5)
+    assert isinstance(trained.net, PricingNet)
+    assert largest_difference(bundle, trained.net, store) <= 1e-5
+    with torch.no_grad():
+        trained.net.head.linear.bias += 1.0  # another net: one unit, so 0.01 of volatility wherever anchors quote
+    assert largest_difference(bundle, trained.net, store) == pytest.approx(0.01, rel=0.05)
 
 
 def check_demo(bundle: Bundle, folder: Path) -> int:
@@ -137,12 +143,12 @@ def refused(cfg: Config) -> str:
 def test_wrong_parity_is_refused(
     tmp_path: Path, tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch, bias: float
 ) -> None:
-    whole = onnx_export._Head.forward
+    whole = pricing._Head.forward
 
     def wrong(self: Any, context: torch.Tensor, contracts: torch.Tensor) -> torch.Tensor:
         return whole(self, context, contracts) + bias
 
-    monkeypatch.setattr(onnx_export._Head, "forward", wrong)
+    monkeypatch.setattr(pricing._Head, "forward", wrong)
     cfg = beside(tiny_run, tmp_path)
     message = refused(cfg)
     assert "ONNX Runtime differs from PyTorch" in message

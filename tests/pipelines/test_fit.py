@@ -16,11 +16,13 @@ import polars as pl
 import pytest
 import torch
 
+from models import FAMILIES
 from pipelines import fit as fitting
 from pipelines import train
 from pipelines.config import Config, load_config
 from pipelines.dataset import FeatureStore
 from pipelines.fit import AtomicCheckpointIO, Fitted, fit
+from pipelines.tasks.pricing import _shuffled, predict
 from pipelines.trained import load_trained
 from serving.errors import ConfigError, DataError
 from tests.pipelines import market
@@ -73,19 +75,21 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
     monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save)
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("saves", [1, 3])
 def test_resume_goes_on_bit_by_bit(
-    tmp_path: Path, tiny_run: TinyRun, store: FeatureStore, monkeypatch: pytest.MonkeyPatch, saves: int
+    tmp_path: Path, tiny_run: TinyRun, store: FeatureStore, monkeypatch: pytest.MonkeyPatch, saves: int, family: str
 ) -> None:
-    """Dropout is on: its random state has to come back, too."""
-    assert tiny_run.cfg.model.dropout > 0
-    whole = fit(tiny_run.cfg, store, tmp_path / "whole")
+    """Dropout is on (and the latent of surface_vae is drawn): the random state has to come back, too."""
+    cfg = tiny_run.of(family)
+    assert cfg.model.dropout > 0
+    whole = fit(cfg, store, tmp_path / "whole")
     with monkeypatch.context() as patch:
         killed_after(patch, saves)
         with pytest.raises(KilledError):
-            fit(tiny_run.cfg, store, tmp_path / "killed")
+            fit(cfg, store, tmp_path / "killed")
     (tmp_path / "killed/.last.ckpt.4711").write_bytes((tmp_path / "killed/last.ckpt").read_bytes()[:1000])
-    resumed = fit(tiny_run.cfg, store, tmp_path / "killed")
+    resumed = fit(cfg, store, tmp_path / "killed")
     assert resumed.history.equals(whole.history)
     assert same(resumed, whole)
     assert (resumed.best_epoch, resumed.best_validation) == (whole.best_epoch, whole.best_validation)
@@ -181,11 +185,11 @@ def test_a_net_that_never_improves_stays_the_prior(tmp_path: Path, tiny_run: Tin
     assert (fitted.history["validation_iv_rmse"] > fitted.best_validation).all()
     prior = np.maximum((store.rows["last_volatility"] + store.rows["shift"]).to_numpy(), 0.01)
     test = (store.rows["split"] == "test").to_numpy()
-    np.testing.assert_allclose(fitting.predict(fitted.net, store, "test"), prior[test], rtol=1e-6)
+    np.testing.assert_allclose(predict(fitted.net, store, "test"), prior[test], rtol=1e-6)
 
 
 def test_shuffled_labels_keep_the_other_rows(store: FeatureStore) -> None:
-    shuffled = fitting._shuffled(store, 3)
+    shuffled = _shuffled(store, 3)
     market_iv = store.rows["iv_market"].to_numpy()
     train = (store.rows["split"] == "train").to_numpy()
     assert not np.allclose(shuffled[train], market_iv[train], atol=1e-4)
@@ -206,9 +210,10 @@ def test_a_gpu_that_is_not_there_is_a_wrong_value(tmp_path: Path, tiny_run: Tiny
 def test_training_leaves_what_its_docstring_says(tiny_run: TinyRun) -> None:
     folder = tiny_run.out / "train/pricing_lstm"
     assert {path.name for path in folder.iterdir()} == {
-        "weights.safetensors", "model.json", "history.csv", "metrics.json", "tensorboard",
+        "weights.safetensors", "model.json", "history.csv", "metrics.json", "tensorboard", "csv",
     }  # fmt: skip
     assert list((folder / "tensorboard").iterdir())
+    assert [path.name for path in (folder / "csv").iterdir()] == ["metrics.csv"]
     assert not list((tiny_run.out / "checkpoints").rglob("*.ckpt"))
 
 

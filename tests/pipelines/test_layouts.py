@@ -120,7 +120,7 @@ def test_times_with_a_time_are_local_unless_they_say() -> None:
     nanoseconds = instants(pl.Series(["2019-04-25T19:45:00.123456789Z"]), "iso", NEW_YORK, None)
     assert nanoseconds.to_list() == [1556221500123456789]
     assert utc_times(pl.Series([1556221500000]), "epoch_ms") == [base]
-    assert utc_times(pl.Series(["1556221500"]), "epoch_s") == [base]
+    assert utc_times(pl.Series(["1556221500", "1556221500.0", "soon"]), "epoch_s") == [base, base, None]
     aware = pl.Series([base]).dt.convert_time_zone("Asia/Tokyo")
     assert utc_times(aware) == [base]
 
@@ -173,6 +173,35 @@ def test_settlement_follows_the_root_and_expiry_the_settlement(tmp_path: Path) -
     refused = pl.read_parquet(result.quarantine_path)
     assert refused.select("row", "reason").rows() == [(3, "unknown_root"), (4, "expired")]
     assert "settlement_by_root of layout cboe_snapshot knows SPX, SPXW" in refused["detail"][0]
+
+
+def test_what_a_layout_may_say_beyond_columns_is_checked() -> None:
+    columns = COLUMNS | {"volume": "v"}
+    with pytest.raises(ConfigError) as caught:
+        Layout(name="x", columns=columns, constants=CONSTANTS, time_zone=NEW_YORK, may_lack=("b", "v"),
+               underlying_tolerance=1.5)  # fmt: skip
+    assert "may_lack has 'b', which a quote needs" in str(caught.value)
+    assert "underlying_tolerance must lie between 0 and 1, found 1.5" in str(caught.value)
+    layout = Layout(name="x", columns=columns, constants=CONSTANTS, time_zone=NEW_YORK, may_lack=("v",))
+    assert "v" not in layout.needed_columns
+
+
+def test_an_underlying_price_may_jitter_if_the_layout_says_so(tmp_path: Path) -> None:
+    """The median counts, however the rows are ordered; without a tolerance nearly all must agree."""
+    columns = COLUMNS | {"underlying_price": "s"}
+    constants = {name: value for name, value in CONSTANTS.items() if name != "underlying_price"}
+    prices = ["100.6", "100.01", "99.98", "100.02", "99.99"]
+    rows = [f"2021-01-04,X,2021-02-19,{90 + place},C,1,2,{price}" for place, price in enumerate(prices)]
+    (tmp_path / "in.csv").write_text("\n".join(["t,r,e,k,cp,b,a,s", *rows]) + "\n")
+    fields = {"columns": columns, "constants": constants, "time_zone": NEW_YORK, "snapshot_time": "16:00"}
+    loose = ingest(tmp_path / "in.csv", Layout(name="x", underlying_tolerance=0.005, **fields), tmp_path / "loose")
+    assert loose.reasons == {"underlying_price_conflict": 1}
+    assert set(pl.read_parquet(loose.quotes_path)["underlying_price"]) == {100.01}
+    refused = pl.read_parquet(loose.quarantine_path)
+    assert refused["row"].to_list() == [1]
+    assert "s: the median of this time and underlying is 100.01" in refused["detail"][0]
+    strict = ingest(tmp_path / "in.csv", Layout(name="x", **fields), tmp_path / "strict")
+    assert strict.reasons == {"underlying_price_conflict": 4}
 
 
 def test_unpivot_counts_quotes_not_rows(tmp_path: Path) -> None:

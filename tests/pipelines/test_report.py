@@ -14,7 +14,7 @@ import pytest
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 
-from pipelines import metrics, plots
+from pipelines import metrics, plot_style, plots
 from pipelines.metrics import DieboldMariano, Score
 from pipelines.report import Report, SanityBound, conclusion, render, save_figures, verdict, write_report
 from serving.errors import DataError
@@ -238,11 +238,11 @@ def test_report_needs_the_model(table: pl.DataFrame) -> None:
 
 
 def test_figures_are_saved_as_png_and_leave_matplotlib_alone(table: pl.DataFrame, tmp_path: Path) -> None:
-    before = {key: rcParams[key] for key in plots.STYLE}
+    before = {key: rcParams[key] for key in plot_style.STYLE}
     paths = save_figures({"pooled_errors": plots.pooled_errors(table)}, tmp_path / "figures")
     assert paths == [tmp_path / "figures" / "pooled_errors.png"]
     assert paths[0].read_bytes().startswith(PNG_HEAD)
-    assert {key: rcParams[key] for key in plots.STYLE} == before
+    assert {key: rcParams[key] for key in plot_style.STYLE} == before
 
 
 def test_every_figure_has_a_caption_and_units(figures: dict[str, Figure]) -> None:
@@ -269,7 +269,7 @@ def test_figures_manage_with_few_predictors_dates_and_rows(table: pl.DataFrame, 
     for rows in (lean.filter(pl.col("ts") == pl.col("ts").min()), lean.head(1)):
         figures = plots.all_figures(rows)
         for figure in figures.values():
-            assert plots.png(figure).startswith(PNG_HEAD)
+            assert plot_style.png(figure).startswith(PNG_HEAD)
         Page(render(replace(Report.of(rows, title="lean"), figures=figures)))
 
 

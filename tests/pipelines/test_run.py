@@ -26,8 +26,8 @@ from tests.pipelines import market
 from tests.pipelines.conftest import TinyRun
 
 REPOSITORY = Path(__file__).parents[2]
-STAGES = ("ingest", "features", "train", "evaluate", "export", "register", "promote", "rollback", "reconcile", "run",
-          "summary")  # fmt: skip
+STAGES = ("ingest", "features", "train", "evaluate", "export", "register", "promote", "rollback", "retire", "reconcile",
+          "status", "run", "summary")  # fmt: skip
 FORMER = {name: f"former {name}" for name in run.RESULTS}
 
 

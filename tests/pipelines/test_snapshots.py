@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.snapshots import read_history, read_snapshots, to_quotes
 from serving.errors import DataError, SchemaError
+from serving.quotes import Quotes, is_split
 
 AT = np.timedelta64(15 * 3600 + 45 * 60, "s")
 UTC_NS = pl.Datetime("ns", "UTC")
@@ -27,9 +28,9 @@ def quotes(units: tuple[str, ...] = ("money",), days: int = 3) -> pl.DataFrame:
                         "ts": datetime.datetime(2024, 1, day, hour, tzinfo=datetime.UTC), "underlying": underlying,
                         "root": underlying, "expiry": datetime.datetime(2024, 3, 15, 16, tzinfo=datetime.UTC),
                         "strike": 100.0, "right": right, "bid": 0.02, "ask": 0.03, "underlying_price": spot,
-                        "price_unit": units[place % len(units)],
+                        "style": "european", "forward": None, "price_unit": units[place % len(units)],
                     })  # fmt: skip
-    return pl.DataFrame(rows).with_columns(pl.col("ts", "expiry").cast(UTC_NS))
+    return pl.DataFrame(rows).with_columns(pl.col("ts", "expiry").cast(UTC_NS), pl.col("forward").cast(pl.Float64))
 
 
 def test_order_of_time_then_underlying(tmp_path: Path) -> None:
@@ -56,6 +57,65 @@ def test_coin_quotes_become_money_at_the_index() -> None:
     np.testing.assert_allclose(snapshot.ask, [0.03 * 101.0, 0.03])
     assert snapshot.right.tolist() == [1.0, -1.0]
     assert snapshot.ts == np.datetime64("2024-01-01T10:00")
+
+
+def test_style_and_the_venues_forward_are_carried() -> None:
+    rows = (
+        quotes(days=1).head(2).with_columns(style=pl.Series(["american", "european"]), forward=pl.Series([105.5, None]))
+    )
+    snapshot = to_quotes(rows)
+    assert snapshot.american is not None
+    assert snapshot.american.tolist() == [True, False]
+    assert snapshot.venue_forward is not None
+    np.testing.assert_array_equal(snapshot.venue_forward, [105.5, np.nan])
+    assert not snapshot.coin
+    plain = to_quotes(quotes(days=1).head(2))
+    assert plain.american is None
+    assert plain.venue_forward is None
+    assert to_quotes(quotes(("coin",), days=1).head(2)).coin
+
+
+def chain(spot: float, strikes: list[float], hour: int = 10) -> Quotes:
+    count = len(strikes)
+    expiry = np.full(count, "2024-03-15T20:00", "datetime64[ns]")
+    return Quotes(np.datetime64(f"2024-01-02T{hour}:00", "ns"), spot, np.full(count, "AB"), expiry,
+                  np.array(strikes), np.ones(count), np.ones(count), np.ones(count) + 1.0)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spot", "strikes", "split"),
+    [
+        (100.0, [80.0, 90.0, 100.0, 110.0], False),
+        (50.0, [40.0, 45.0, 50.0, 55.0], True),  # two for one
+        (14.3, [11.43, 12.86, 14.29, 15.71], True),  # seven for one
+        (1000.0, [800.0, 900.0, 1000.0, 1100.0], True),  # one for ten
+        (60.0, [50.0, 60.0, 70.0, 80.0, 90.0, 100.0, 110.0], False),  # a crash: what was listed stays
+        (60.0, [90.0, 100.0], False),  # a crash, seen by its anchors alone
+        (60.0, [], False),  # a crash of which the underlying alone is known
+        (99.0, [81.0, 91.0, 101.0], False),  # other strikes, the same price
+    ],
+)
+def test_a_split_moves_price_and_strikes_at_once(spot: float, strikes: list[float], split: bool) -> None:
+    assert is_split(chain(100.0, [80.0, 90.0, 100.0, 110.0]), chain(spot, strikes, hour=15)) is split
+
+
+def test_a_split_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    later = pl.col("ts") > datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)
+    table = quotes().with_columns(
+        pl.when(later & (pl.col("underlying") == "AB")).then(pl.col(name) / 4).otherwise(pl.col(name)).alias(name)
+        for name in ("strike", "underlying_price")
+    )
+    table.write_parquet(tmp_path / "q.parquet")
+    assert len(list(read_snapshots(tmp_path / "q.parquet"))) == 12
+    (said,) = caplog.messages
+    assert said.startswith("AB: the price goes from 101 to 25.5 until 2024-01-02T10")
+
+
+def test_only_the_underlyings_asked_for(tmp_path: Path) -> None:
+    quotes().write_parquet(tmp_path / "q.parquet", row_group_size=4)
+    assert {name for name, _ in read_snapshots(tmp_path / "q.parquet", ("ZZ",))} == {"ZZ"}
+    with pytest.raises(DataError, match=r"names XX, which the quotes don't hold; they hold AB, ZZ"):
+        list(read_snapshots(tmp_path / "q.parquet", ("ZZ", "XX")))
 
 
 def history(folder: Path, text: str, name: str = "history.csv") -> Path:

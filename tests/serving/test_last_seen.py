@@ -23,7 +23,7 @@ from serving.last_seen import (
     shift_at,
 )
 from serving.normal import Array
-from serving.surface import ExpiryKey, Quotes, Smile, build_surface
+from serving.surface import ExpiryKey, ForwardOrigin, Quotes, Smile, build_surface
 from tests.serving.test_surface import EXPIRIES, SPOT, STRIKES, TS, chain, expiry_of, key_of, skewed
 
 DAY = np.timedelta64(1, "D")
@@ -45,7 +45,7 @@ def smile_with(*, tau: float = 0.2, moneyness: float = 0.0, mid: float = 1.0, vo
     strike = np.array([100.0 * np.exp(moneyness * np.sqrt(tau))])
     one = np.ones(1)
     return Smile(
-        key_of("SPX", 50), tau, 100.0, 0.99, True, strike, one, mid * one, mid * one, volatility * one,
+        key_of("SPX", 50), tau, 100.0, 0.99, ForwardOrigin.PARITY, strike, one, mid * one, mid * one, volatility * one,
         np.zeros(1, np.int8),
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from serving import black76
+from serving.american import exercise_premium
 from serving.engine import Engine, open_engine
 from serving.errors import BundleError, DataError
 from serving.features import Contracts, contract_table, market_step
@@ -127,6 +128,54 @@ def test_equals_the_slow_recomputation(tmp_path: Path, semantics: str, snapshots
     assert np.array_equal(np.isnan(priced.volatility), np.isnan(expected))
     assert np.nanmax(np.abs(priced.volatility - expected)) < 3e-6
     assert len(priced.anchors) == (3 if anchors else 0)
+
+
+def american(market: Market) -> Market:
+    """The same contracts American, their quotes raised by the premium of their volatility."""
+
+    def change(quotes: Quotes) -> Quotes:
+        tau = np.array([tau_years(quotes.ts, expiry) for expiry in quotes.expiry])
+        forward, discount = quotes.spot * np.exp((RATE - YIELD) * tau), np.exp(-RATE * tau)
+        volatility, _ = black76.implied_volatility(quotes.mid, forward, quotes.strike, tau, discount, quotes.right)
+        premium = exercise_premium(quotes.spot, forward, quotes.strike, tau, volatility, RATE, quotes.right)
+        premium = np.nan_to_num(premium)
+        return dataclasses.replace(quotes, bid=quotes.bid + premium, ask=quotes.ask + premium,
+                                   american=np.ones(len(quotes), dtype=bool))  # fmt: skip
+
+    return dataclasses.replace(market, chain=[change(one) for one in market.chain], now=change(market.now))
+
+
+def test_american_contracts_are_worth_their_european_part_and_the_premium(engine: Engine) -> None:
+    """Quotes that differ by the premium alone give nearly the same volatilities; prices differ by the premium."""
+    market = small_market(8)
+    european, found = priced_by(engine, market), priced_by(engine, american(market))
+    rows = european.status == OK
+    assert np.array_equal(found.status == OK, rows)
+    assert np.abs(found.volatility - european.volatility)[rows].max() < 3e-3
+    assert (european.early_exercise[rows] == 0.0).all()
+    assert (found.early_exercise[rows] >= 0.0).all()
+    own = black76.price(found.forward, found.strike, found.tau, found.volatility, found.discount, found.right)
+    premium = found.price - own
+    exercised = np.maximum(found.right * (found.spot - found.strike), 0.0)
+    assert (found.price[rows] >= exercised[rows]).all()
+    assert np.abs(premium - found.early_exercise)[rows & (found.price > exercised + 1e-9)].max() < 1e-9
+    in_money_puts = rows & (found.right < 0) & (found.strike > found.spot)
+    assert found.early_exercise[in_money_puts].mean() > 0.1
+    assert found.price[rows] == pytest.approx((european.price + found.early_exercise)[rows], abs=0.1)
+    assert any("American" in note for note in found.notes)
+    assert not any("American" in note for note in european.notes)
+
+
+def test_a_chain_across_a_split_is_refused(engine: Engine) -> None:
+    market = small_market(8)
+    halved = [
+        dataclasses.replace(quotes, spot=quotes.spot / 7, strike=quotes.strike / 7, bid=quotes.bid / 7,
+                            ask=quotes.ask / 7)
+        for quotes in market.chain[:4]
+    ]  # fmt: skip
+    chain = [*halved, *market.chain[4:]]
+    with pytest.raises(DataError, match=r"split between 2018-03-04T.* and 2018-03-05T.*begin after that"):
+        price_chain(engine, SPEC, chain, market.path, market.now)
 
 
 def test_every_contract_appears_once_with_a_status(engine: Engine) -> None:

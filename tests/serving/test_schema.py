@@ -35,9 +35,9 @@ def table(rows: int = 3) -> dict[str, np.ndarray[Any, Any]]:
 def test_order_and_nullability_are_the_contract() -> None:
     assert schema.NAMES == (
         "ts", "underlying", "root", "expiry", "strike", "right", "style", "settlement", "bid", "ask", "bid_size",
-        "ask_size", "underlying_price", "volume", "open_interest", "currency", "price_unit",
+        "ask_size", "underlying_price", "forward", "volume", "open_interest", "currency", "price_unit",
     )  # fmt: skip
-    assert schema.NULLABLE == ("bid_size", "ask_size", "volume", "open_interest")
+    assert schema.NULLABLE == ("bid_size", "ask_size", "forward", "volume", "open_interest")
 
 
 def test_docstring_table_names_every_column() -> None:

@@ -63,7 +63,11 @@ def write_market(folder: Path, market: Market, suffix: str = ".csv") -> tuple[Pa
 
 def same(left: Market, right: Market) -> bool:
     def quotes(one: Quotes, other: Quotes) -> bool:
-        return all(np.array_equal(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(Quotes))
+        pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in dataclasses.fields(Quotes))
+        return all(
+            np.array_equal(left, right, equal_nan=isinstance(left, np.ndarray) and left.dtype.kind == "f")
+            for left, right in pairs
+        )
 
     pairs = list(zip(left.chain, right.chain, strict=True))
     return (
@@ -264,7 +268,7 @@ def test_what_doesnt_fit_is_refused(files: tuple[Path, ...], name: str, edit: Ed
 @pytest.mark.parametrize(
     ("column", "usual", "other", "message"),
     [
-        ("price_unit", "money", "coin", "price_unit: found 'coin', expected money: convert coin quotes"),
+        ("price_unit", "money", "coin", "price_unit: found 'coin', expected money or coin, one unit"),
         ("currency", "USD", "EUR", "currency: found 'EUR', expected one currency"),
     ],
 )
@@ -284,6 +288,77 @@ def test_units_are_looked_at_where_they_are_given(
     assert same(read_market(edited(chain, add(usual)), path, now), market)
     with pytest.raises(DataError, match=message):
         read_market(edited(chain, add(other)), path, now)
+
+
+def special(market: Market) -> Market:
+    """The same market, half American, with the venue's forwards for one expiry, its prices made of coin."""
+
+    def change(quotes: Quotes) -> Quotes:
+        american = np.arange(len(quotes)) % 2 == 0
+        forward = np.where(quotes.expiry == quotes.expiry.max(), quotes.spot * 1.01, np.nan)
+        return dataclasses.replace(quotes, american=american, venue_forward=forward, coin=True)
+
+    return dataclasses.replace(market, chain=[change(one) for one in market.chain], now=change(market.now))
+
+
+def test_demo_arrays_carry_what_is_special_about_quotes(market: Market) -> None:
+    """And hold no array more than before where nothing is."""
+    one = special(market)
+    arrays = pack_demo(one, np.zeros(5, np.float32))
+    assert same(unpack_demo(arrays, "demo.npz")[0], one)
+    extra = set(arrays) - set(pack_demo(market, np.zeros(5, np.float32)))
+    assert extra == {f"{part}_{name}" for part in ("chain", "now") for name in ("american", "venue_forward", "coin")}
+    bare = dataclasses.replace(one, now=one.now.take(np.zeros(len(one.now), dtype=bool)))
+    again = unpack_demo(pack_demo(bare, np.zeros(5, np.float32)), "demo.npz")[0]
+    assert same(dataclasses.replace(again, now=market.now), dataclasses.replace(one, now=market.now))
+    assert len(again.now) == 0
+
+
+def test_style_forward_and_coin_are_read_where_they_are_given(
+    files: tuple[Path, Path, Path], market: Market, tmp_path: Path
+) -> None:
+    one = special(market)
+    for file, snapshots in ((files[0], one.chain), (files[2], [one.now])):
+        columns = quote_columns(snapshots)
+        columns["style"] = np.concatenate(
+            [np.where(quotes.is_american, "american", "european") for quotes in snapshots]
+        )
+        columns["forward"] = np.concatenate([quotes.venue_forward for quotes in snapshots])
+        columns["price_unit"] = np.full(len(columns["ts"]), "coin")
+        for name in ("bid", "ask"):
+            columns[name] = columns[name] / columns["underlying_price"]
+        write_table(file, columns)
+    found = read_market(*files)
+    for ours, theirs in zip([*one.chain, one.now], [*found.chain, found.now], strict=True):
+        assert theirs.coin
+        assert theirs.american is not None
+        assert ours.american is not None
+        assert theirs.venue_forward is not None
+        assert ours.venue_forward is not None
+        assert np.array_equal(theirs.american, ours.american)
+        assert np.array_equal(theirs.venue_forward, ours.venue_forward, equal_nan=True)
+        np.testing.assert_allclose(theirs.bid, ours.bid, rtol=1e-14)
+        np.testing.assert_allclose(theirs.ask, ours.ask, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("style", "asian", "column style: found 'asian', expected european or american"),
+        ("forward", "-3", "column forward: found -3.0, expected the positive forward"),
+        ("forward", "soon", "column forward: found 'soon', expected the positive forward"),
+        ("price_unit", "shells", "column price_unit: found 'shells', expected money or coin"),
+    ],
+)
+def test_special_columns_are_checked(files: tuple[Path, ...], column: str, value: str, message: str) -> None:
+    def edit(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            row[column] = ""
+        rows[2][column] = value
+
+    edited(files[0], edit)
+    with pytest.raises(DataError, match=message):
+        read_market(*files)
 
 
 def test_underlying_chosen(files: tuple[Path, ...], market: Market) -> None:

@@ -1,0 +1,103 @@
+"""How far a pricing net's corrections are to be trusted: learned on dates held out of the training, not assumed.
+
+In: what `fit` takes. Out: a `Fitted` whose head believes the share `trust` of its correction. With validation dates the
+share is learned there. Without (a few weeks of data, where every date counts) a first net is fitted
+without the last `trainer.trust_share` of the training dates and judged on those; then the net is fitted on all of them.
+
+Invariants: the share lies between 0 (the anchored prior) and 1; test dates have no part in it; a killed training goes
+on, as in pipelines/fit.py, whichever of the two fits it was in. Source: James & Stein (1961) for the thought, least
+squares for the share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from models.pricing import PricingNet
+from pipelines.config import Config
+from pipelines.dataset import FeatureStore
+from pipelines.fit import Fitted, fit
+from pipelines.tasks.pricing import predict
+
+Array = npt.NDArray[np.float64]
+
+log = logging.getLogger("strikeforge.trust")
+
+FEWEST_HELD_OUT = 3  # dates; with fewer the share stays 1
+HELD_OUT = "held_out"  # their split in the first fit
+
+
+def fit_trusted(cfg: Config, store: FeatureStore, checkpoints: Path, **options: Any) -> Fitted:
+    """`fit`, then for a pricing net the share of its correction to believe."""
+    share: float | None = None
+    validated = len(store.places("validation")) > 0
+    if not validated:
+        share = _judged_first(cfg, store, checkpoints / "trust")
+    fitted = fit(cfg, store, checkpoints, **options)
+    if isinstance(fitted.net, PricingNet):
+        if validated:
+            share = least_squares_share(fitted.net, store, "validation")
+        if share is not None:
+            fitted.net.head.trust.fill_(share)
+            log.info("the net's corrections are trusted at %.3f", share)
+    return fitted
+
+
+def _judged_first(cfg: Config, store: FeatureStore, checkpoints: Path) -> float | None:
+    """The share by a net that hasn't seen the last training dates; None where there are too few."""
+    held_out = without_last(store, cfg.trainer.trust_share, cfg.split.embargo)
+    if held_out is None:
+        return None
+    net = fit(cfg, held_out, checkpoints).net
+    return least_squares_share(net, held_out, HELD_OUT) if isinstance(net, PricingNet) else None
+
+
+def without_last(store: FeatureStore, share: float, embargo: int) -> FeatureStore | None:
+    """The store with its last training dates held out, an embargo before them; None with fewer than FEWEST_HELD_OUT."""
+    dates = store.snapshots["ts"].dt.date()
+    training = sorted(set(dates.filter(store.snapshots["split"] == "train").to_list()))
+    count = round(share * len(training))
+    if count < FEWEST_HELD_OUT or len(training) - count - embargo < FEWEST_HELD_OUT:
+        return None
+    first = training[-count]
+    embargoed = training[len(training) - count - embargo : len(training) - count]
+
+    def renamed(table: pl.DataFrame) -> pl.DataFrame:
+        date, training = pl.col("ts").dt.date(), pl.col("split") == "train"
+        late = pl.when(training & (date >= first)).then(pl.lit(HELD_OUT))
+        between = late.when(training & date.is_in(embargoed)).then(pl.lit("embargo"))
+        return table.with_columns(split=between.otherwise(pl.col("split")))
+
+    return dataclasses.replace(store, rows=renamed(store.rows), snapshots=renamed(store.snapshots))
+
+
+def least_squares_share(net: PricingNet, store: FeatureStore, split: str) -> float:
+    """The share of the net's correction to believe, by what it would have done for a split's volatilities."""
+    rows = store.rows.filter(pl.col("split") == split)
+    prior = (rows["last_volatility"] + rows["shift"]).to_numpy()
+    correction, wanted = predict(net, store, split) - prior, rows["iv_market"].to_numpy() - prior
+    return share_of(correction, wanted, rows["ts"].dt.date().to_numpy())
+
+
+def share_of(correction: Array, wanted: Array, dates: npt.NDArray[np.datetime64]) -> float:
+    """Least-squares s of s correction = wanted, plus one standard error (jackknife over dates), clipped to [0, 1].
+
+    The standard error gives the net the benefit of the doubt: only dates that agree against it take its word away (the
+    one-standard-error rule of Breiman et al., 1984). 1 where there is no correction.
+    """
+    days = np.unique(dates)
+    products = np.array([correction[dates == day] @ wanted[dates == day] for day in days])
+    squares = np.array([correction[dates == day] @ correction[dates == day] for day in days])
+    rest = squares.sum() - squares
+    if not (rest > 0).all():
+        return 1.0
+    without = (products.sum() - products) / rest
+    error = np.sqrt((len(days) - 1) / len(days) * float(np.sum((without - without.mean()) ** 2)))
+    return float(np.clip(products.sum() / squares.sum() + error, 0.0, 1.0))
