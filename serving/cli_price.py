@@ -131,9 +131,10 @@ def _cells(priced: PricedChain, row: int) -> tuple[str, ...]:
 def _file_columns(priced: PricedChain, underlying: str) -> dict[str, np.ndarray]:
     count = len(priced)
     numbers = ("tau", "forward", "discount", "last_volatility", "volatility")
+    values = ("price", "early_exercise", "delta", "gamma", "vega", "theta")
     return {
         "ts": np.full(count, priced.ts), "underlying": np.full(count, underlying), "root": priced.root,
         "expiry": priced.expiry, "strike": priced.strike, "right": np.where(priced.right > 0, "C", "P"),
-        **{name: getattr(priced, name) for name in (*numbers, "price", "early_exercise", "delta", "gamma", "vega", "theta")},
+        **{name: getattr(priced, name) for name in (*numbers, *values)},
         "status": priced.status,
     }  # fmt: skip

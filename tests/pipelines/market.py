@@ -112,8 +112,8 @@ def overrides(folder: Path, quotes: Path, *more: str, family: str = "pricing_lst
     """A whole run of a small net on `quotes` (generic layout), everything in `folder`; `more` wins."""
     return [
         "data=generic", f"data.path={quotes}", "split=short", f"split.test_from={TEST_FROM}",
-        "split.validation_dates=3", "features.window=5", "features.smallest_rows=5", f"model={family}", *SMALL_SIZES[family], *SMALL_LOOP,
-        *places(folder), *more,
+        "split.validation_dates=3", "features.window=5", "features.smallest_rows=5",
+        f"model={family}", *SMALL_SIZES[family], *SMALL_LOOP, *places(folder), *more,
     ]  # fmt: skip
 
 

@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -18,9 +20,12 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from pipelines import promote as promote_stage
+from pipelines.config import FAMILIES, load_operation
 from pipelines.gates import Gate, GateContext, GateOutcome, accuracy, parity
 from pipelines.promote import Promotion, promote, report_key
 from pipelines.reconcile import alias_aims, reconcile
+from pipelines.register import Registered, register
 from pipelines.registry import Registry, RegistryError
 from pipelines.rollback import Rollback, rollback
 from serving.blobstore import FolderStore
@@ -29,7 +34,8 @@ from serving.canonical import canonical_json, sha256_hex
 from serving.errors import BundleError, GateError, LedgerError
 from serving.ledger import Ledger, LedgerRaceError, State
 from tests.tiny_bundle import CONTRACT_TABLE, IV, onnx_bytes, tiny_bundle
-from tests.tiny_registry import Desk, metrics, tracking_uri
+from tests.tiny_registry import LINEAGE, Desk, metrics, tracking_uri
+from tests.tiny_surface import surface_bundle
 
 PROCESSES = 8
 ACCURACY: Gate = functools.partial(accuracy, baseline="sticky_strike", ratio=0.9, champion_tolerance=0.02)
@@ -249,6 +255,76 @@ def test_a_gated_version_is_challenger_until_promoted(desk: Desk) -> None:
     assert desk.aliases() == {"champion": 1, "challenger": 2}
     promoted(desk, 2)
     assert desk.aliases() == {"champion": 2}
+
+
+# Families: what a version must beat depends on its task.
+
+
+def surface_registered(desk: Desk, iv_rmse: float, *, seed: int = 0, golden_shift: float = 0.0) -> Registered:
+    """A version of surface_vae whose best baseline, shifted_last, errs by 0.3 vol points."""
+    measured = {"test": {"model": {"iv_rmse": iv_rmse}, "shifted_last": {"iv_rmse": 0.3}, "svi": {"iv_rmse": 0.4}}}
+    return register(
+        model="surface_vae", bundle_dir=surface_bundle(desk.folder / f"surface-{seed}", seed=seed,
+                                                       golden_shift=golden_shift).directory,
+        metrics=measured, parity={}, lineage=LINEAGE, registry=desk.registry, store=desk.store, by="trainer",
+    )  # fmt: skip
+
+
+def surface_promoted(desk: Desk, version: int, *more: str) -> Promotion:
+    """As `python -m pipelines.promote` does it, with the gates of conf/gate/."""
+    return promote_stage.run(
+        load_operation([
+            "model=surface_vae", f"version={version}", f"storage.url={desk.folder}/store",
+            f"registry.tracking_uri={tracking_uri(desk.folder)}", "by=ci", *more,
+        ])
+    )  # fmt: skip
+
+
+def test_a_surface_model_is_held_against_a_completion(desk: Desk) -> None:
+    surface_registered(desk, 0.29)
+    done = surface_promoted(desk, 1)
+    assert done.changed
+    assert [(outcome.name, outcome.passed) for outcome in done.outcomes] == [
+        ("integrity", True), ("accuracy", True), ("parity", True),
+    ]  # fmt: skip
+    assert "1.0001 x shifted_last's 0.3" in done.outcomes[1].message
+    assert done.outcomes[2].threshold == 1e-4
+    assert desk.registry.aliases("surface_vae") == {"champion": 1}
+
+
+def test_a_surface_model_that_completes_worse_is_refused(desk: Desk) -> None:
+    surface_registered(desk, 0.31)
+    with pytest.raises(GateError, match=r"accuracy: test IV RMSE 0.31 > 0.30003 \(1.0001 x shifted_last's 0.3\)"):
+        surface_promoted(desk, 1)
+    assert surface_promoted(desk, 1, "gate.accuracy_baselines.surface=svi").changed  # the user's choice of baseline
+
+
+def test_a_surface_model_that_answers_otherwise_than_in_training_is_refused(desk: Desk) -> None:
+    surface_registered(desk, 0.29, golden_shift=2e-4)
+    with pytest.raises(GateError, match=r"parity: completed differs by 0.0002, allowed 0.0001") as caught:
+        surface_promoted(desk, 1)
+    assert "accuracy" not in str(caught.value)
+    assert Ledger(desk.store, "surface_vae").state().champion is None
+
+
+def test_the_pricing_baseline_is_no_use_to_a_surface_model(desk: Desk) -> None:
+    surface_registered(desk, 0.29)
+    with pytest.raises(GateError, match=r"no usable metrics.test.anchored_sticky_strike.iv_rmse on record"):
+        surface_promoted(desk, 1, "gate.accuracy_baselines.surface=anchored_sticky_strike")
+
+
+def test_a_familys_task_is_said_once_and_the_same_everywhere() -> None:
+    """Promoting doesn't import torch, so the configuration says the task too."""
+    from pipelines.tasks import task_name
+
+    assert {name: settings.task for name, settings in FAMILIES.items()} == {name: task_name(name) for name in FAMILIES}
+
+
+def test_promoting_needs_no_torch() -> None:
+    code = "import sys, pipelines.promote; assert not {'torch', 'matplotlib', 'polars'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60,
+                          cwd=Path(__file__).parents[2])  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 # Rollback.

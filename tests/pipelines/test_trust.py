@@ -1,0 +1,132 @@
+"""How far corrections are trusted: limits of the share, what is held out, that test dates have no part in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.pricing import PricingNet
+from pipelines.config import Config, load_config
+from pipelines.dataset import FeatureStore
+from pipelines.tasks.pricing import predict
+from pipelines.trust import HELD_OUT, fit_trusted, share_of, without_last
+from tests.pipelines.conftest import TinyRun
+
+DAYS = np.array(["2024-01-01"], "datetime64[D]") + np.arange(6)
+
+
+def _by_day(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=rows * len(DAYS)), np.repeat(DAYS, rows)
+
+
+def test_a_correction_that_is_right_is_believed_whole() -> None:
+    wanted, dates = _by_day(50, 1)
+    assert share_of(wanted, wanted, dates) == pytest.approx(1.0)
+
+
+def test_a_correction_in_the_wrong_direction_is_not_believed() -> None:
+    wanted, dates = _by_day(50, 2)
+    assert share_of(-wanted, wanted, dates) == 0.0
+
+
+def test_a_correction_three_times_too_large_is_cut_to_a_third() -> None:
+    wanted, dates = _by_day(50, 3)
+    assert share_of(3.0 * wanted, wanted, dates) == pytest.approx(1 / 3, abs=1e-9)  # the days agree: no standard error
+
+
+def test_days_that_disagree_leave_the_net_the_benefit_of_the_doubt() -> None:
+    wanted, dates = _by_day(50, 4)
+    half = np.isin(dates, DAYS[:3])
+    mixed = np.where(half, wanted, 5.0 * wanted)
+    least_squares = float(mixed @ wanted / (mixed @ mixed))
+    assert least_squares < share_of(mixed, wanted, dates) <= 1.0
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 10.0))
+def test_the_share_lies_between_none_and_all_whatever_the_units(seed: int, unit: float) -> None:
+    correction, dates = _by_day(10, seed)
+    wanted, _ = _by_day(10, seed + 1)
+    share = share_of(correction, wanted, dates)
+    assert 0.0 <= share <= 1.0
+    assert share_of(unit * correction, unit * wanted, dates) == pytest.approx(share, abs=1e-9)
+
+
+def test_no_correction_needs_no_doubt() -> None:
+    wanted, dates = _by_day(10, 5)
+    assert share_of(np.zeros_like(wanted), wanted, dates) == 1.0
+
+
+@pytest.fixture
+def store(tiny_run: TinyRun) -> FeatureStore:
+    return FeatureStore.open(tiny_run.out / "features")
+
+
+def test_the_last_training_dates_are_held_out_behind_an_embargo(store: FeatureStore) -> None:
+    held = without_last(store, 0.4, 1)
+    assert held is not None
+    dates = held.snapshots.with_columns(date=pl.col("ts").dt.date())
+    last_training = dates.filter(pl.col("split") == "train")["date"].max()
+    first_held = dates.filter(pl.col("split") == HELD_OUT)["date"].min()
+    before = store.snapshots.filter(pl.col("split") == "train")["ts"].dt.date().unique().sort()
+    assert held.rows.filter(pl.col("split") == HELD_OUT)["ts"].dt.date().n_unique() == round(0.4 * len(before))
+    between = [date for date in before if last_training < date < first_held]
+    assert len(between) == 1
+    assert (held.rows["split"] == "test").sum() == (store.rows["split"] == "test").sum()
+
+
+def test_too_few_dates_are_left_alone(store: FeatureStore) -> None:
+    assert without_last(store, 0.0, 1) is None
+    assert without_last(store, 0.01, 1) is None
+    assert without_last(store, 0.95, 1) is None
+
+
+def _short(tiny_run: TinyRun, tmp_path: Path) -> Config:
+    """The tiny run without validation dates."""
+    shutil.copytree(tiny_run.out / "features", tmp_path / "features")
+    for name in ("rows", "snapshots"):
+        path = tmp_path / "features" / f"{name}.parquet"
+        table = pl.read_parquet(path)
+        table.with_columns(split=pl.col("split").replace({"validation": "train"})).write_parquet(path)
+    trainer = dataclasses.replace(tiny_run.cfg.trainer, epochs=2, trust_share=0.4)
+    return dataclasses.replace(tiny_run.cfg, out=str(tmp_path), trainer=trainer)
+
+
+@pytest.mark.slow
+def test_the_share_travels_with_the_weights_and_ignores_the_test_dates(tiny_run: TinyRun, tmp_path: Path) -> None:
+    cfg = _short(tiny_run, tmp_path)
+    store = FeatureStore.open(tmp_path / "features")
+    fitted = fit_trusted(cfg, store, tmp_path / "a")
+    assert isinstance(fitted.net, PricingNet)
+    share = float(fitted.net.head.trust)
+    assert 0.0 <= share <= 1.0
+    assert "head.trust" in fitted.net.state_dict()
+    wrong = store.rows.with_columns(
+        iv_market=pl.when(pl.col("split") == "test").then(2.0 * pl.col("iv_market")).otherwise(pl.col("iv_market"))
+    )
+    other = fit_trusted(cfg, dataclasses.replace(store, rows=wrong), tmp_path / "b")
+    for name, tensor in fitted.net.state_dict().items():
+        assert (tensor == other.net.state_dict()[name]).all(), name
+
+
+@pytest.mark.slow
+def test_a_net_that_is_not_trusted_is_the_prior(tiny_run: TinyRun, tmp_path: Path) -> None:
+    cfg = _short(tiny_run, tmp_path)
+    store = FeatureStore.open(tmp_path / "features")
+    fitted = fit_trusted(cfg, store, tmp_path / "a")
+    assert isinstance(fitted.net, PricingNet)
+    fitted.net.head.trust.fill_(0.0)
+    rows = store.rows.filter(pl.col("split") == "test")
+    prior = (rows["last_volatility"] + rows["shift"]).to_numpy()
+    assert np.abs(predict(fitted.net, store, "test") - prior).max() < 1e-6
+
+
+def test_the_share_held_out_is_configured_and_checked() -> None:
+    assert load_config(["trainer.trust_share=0.5"]).trainer.trust_share == 0.5
