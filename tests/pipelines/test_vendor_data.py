@@ -154,3 +154,18 @@ def test_lean_2014_is_too_short_for_a_run_and_says_so(tmp_path: Path) -> None:
     ])  # fmt: skip
     with pytest.raises(TooFewSnapshotsError, match="too few dates with scored quotes: have 5 before"):
         run.run(cfg)
+
+
+@pytest.mark.slow
+def test_a_coin_market_is_never_priced_much_worse_than_by_the_anchors(tmp_path: Path) -> None:
+    """The default net on six weeks of coins: at most 5 % above anchored sticky strike, as promised for any such file."""
+    path = market.write(coins.market(45), tmp_path / "deribit.csv")
+    test_from = coins.first_day() + datetime.timedelta(days=31)
+    cfg = load_config([
+        "experiment=spx_2019", "data.layout=deribit", f"data.path={path}", f"split.test_from={test_from}",
+        *market.places(tmp_path),
+    ])  # fmt: skip
+    run.run(cfg)
+    found = json.loads((cfg.folder / "metrics.json").read_text())["test"]
+    assert found["model"]["iv_rmse"] <= 1.05 * found["anchored_sticky_strike"]["iv_rmse"]
+    assert found["anchored_sticky_strike"]["iv_rmse"] < 0.6 * found["sticky_strike"]["iv_rmse"]
