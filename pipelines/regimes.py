@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from serving.errors import DataError, SchemaError
+from pipelines.dated_tables import read_dated
 
 CLEAR_CASES = {"calm": (0.0, 0.25), "normal": (0.40, 0.60), "stressed": (0.80, 1.0)}  # percentiles of training dates
 
@@ -36,21 +36,5 @@ def label_regimes(snapshots: pl.DataFrame, file: str | None) -> pl.DataFrame:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    try:
-        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: can't be read as regimes: {error}") from error
-    missing = [name for name in ("date", "regime") if name not in table.columns]
-    if missing:
-        raise SchemaError(f"{path}: no column {', '.join(missing)} (found {', '.join(table.columns)}); "
-                          "features.regimes needs date and regime")  # fmt: skip
-    dates = table["date"].cast(pl.String).str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
-    bad = np.flatnonzero(dates.is_null().to_numpy() | table["regime"].is_null().to_numpy())
-    if bad.size:
-        row = int(bad[0])
-        raise DataError(f"{path}: row {row + 1} has date {table['date'][row]!r} and regime {table['regime'][row]!r} "
-                        f"({bad.size} such rows); dates are YYYY-MM-DD and every row names a regime")  # fmt: skip
-    if dates.is_duplicated().any():
-        twice = dates.filter(dates.is_duplicated())[0]
-        raise DataError(f"{path}: date {twice} is there more than once; keep one regime per date")
-    return pl.DataFrame({"date": dates, "regime": table["regime"].cast(pl.String)})
+    return read_dated(path, "regime", "features.regimes", typed=pl.String,
+                      usable=lambda names: names.str.len_chars() > 0, rule="every row names a regime")  # fmt: skip

@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from serving.errors import DataError, SchemaError
+from pipelines.dated_tables import read_dated
+from serving.errors import DataError
 from serving.quotes import Quotes, is_split
 
 COLUMNS = ["ts", "underlying", "root", "expiry", "strike", "right", "style", "bid", "ask", "underlying_price",
@@ -107,27 +108,8 @@ def read_history(path: Path, time_of_day: np.timedelta64) -> pl.DataFrame:
 
     Raises SchemaError for missing columns, DataError for values that aren't dates and positive prices.
     """
-    try:
-        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: can't be read as the underlying's history: {error}") from error
-    missing = [name for name in ("date", "close") if name not in table.columns]
-    if missing:
-        raise SchemaError(f"{path}: no column {', '.join(missing)} (found {', '.join(table.columns)}); "
-                          "data.history needs date and close")  # fmt: skip
-    parsed = table.select(
-        date=pl.col("date").cast(pl.String).str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False),
-        close=pl.col("close").cast(pl.Float64, strict=False),
-    )
-    close = parsed["close"].fill_null(np.nan).to_numpy()
-    bad = np.flatnonzero(parsed["date"].is_null().to_numpy() | ~((close > 0) & np.isfinite(close)))
-    if bad.size:
-        row = int(bad[0])
-        raise DataError(f"{path}: row {row + 1} has date {table['date'][row]!r} and close {table['close'][row]!r} "
-                        f"({bad.size} such rows); dates are YYYY-MM-DD and closes positive numbers")  # fmt: skip
-    if parsed["date"].is_duplicated().any():
-        twice = parsed.filter(pl.col("date").is_duplicated())["date"][0]
-        raise DataError(f"{path}: date {twice} is there more than once; keep one close per date")
-    ordered = parsed.sort("date")
+    table = read_dated(path, "close", "data.history", typed=pl.Float64, rule="closes positive numbers",
+                       usable=lambda close: (close > 0) & close.is_finite())  # fmt: skip
+    ordered = table.sort("date")
     times = ordered["date"].to_numpy().astype("datetime64[ns]") + time_of_day
     return pl.DataFrame({"ts": times, "price": ordered["close"]})

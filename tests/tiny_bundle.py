@@ -25,7 +25,7 @@ CONTEXT = TensorSpec("context", (1, WIDTH), "float32")
 CONTRACT_TABLE = TensorSpec("contracts", (None, COLUMNS), "float32")
 IV = TensorSpec("iv", (None,), "float32")
 STEP = TensorSpec("x", (1, FEATURES), "float32")
-STATE, NEXT_STATE = TensorSpec("sum", (1, WIDTH), "float32"), TensorSpec("sum_next", (1, WIDTH), "float32")
+STATE, NEXT_STATE = TensorSpec("sum", (1, WIDTH), "float32"), TensorSpec("sum_out", (1, WIDTH), "float32")
 
 
 def onnx_bytes(nodes: list[Any], inputs: list[TensorSpec], outputs: list[TensorSpec], **constants: Any) -> bytes:
@@ -59,8 +59,8 @@ def member_files(index: int, seed: int) -> tuple[Member, dict[str, bytes], dict[
         f"member-{index}/step.onnx": onnx_bytes(
             [
                 node("MatMul", ["x", "w"], ["p"]),
-                node("Add", ["sum", "p"], ["sum_next"]),
-                node("Identity", ["sum_next"], ["context"]),
+                node("Add", ["sum", "p"], ["sum_out"]),
+                node("Identity", ["sum_out"], ["context"]),
             ],
             [STEP, STATE], [CONTEXT, NEXT_STATE], w=w,
         ),
@@ -117,9 +117,9 @@ def tiny_bundle(
         "model_config": {"width": WIDTH, "net": {"seed": seed}},
         "members": made,
         "files": files,
-        "feature_spec": {"step": "1d", "scaler": {"mean": [0.0] * FEATURES}},
+        "feature_spec": {"step": "1d", "window": STEPS, "scaler": {"mean": [0.0] * FEATURES}},
         "semantics": "window",
-        "tolerances": {"iv": 1e-5},
+        "tolerances": {"iv": 1e-5, "context": 1e-5},
         "data_sha256": HASH,
         "config_sha256": HASH,
     }

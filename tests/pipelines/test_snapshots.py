@@ -156,8 +156,8 @@ def test_history_with_nothing_but_a_header_is_empty(tmp_path: Path) -> None:
         ("date,close\n2024-01-02,inf\n", DataError, "close 'inf'"),
         ("date,close\n2024-01-02,n/a\n", DataError, "close 'n/a'"),
         ("date,close\n2024-01-02,1\n2024-01-02,2\n", DataError, "date 2024-01-02 is there more than once"),
-        ("date,close\n2024-01-02,1,2,3\n", DataError, "can't be read as the underlying's history"),
-        ("", DataError, "can't be read as the underlying's history"),
+        ("date,close\n2024-01-02,1,2,3\n", DataError, "can't be read, for data.history"),
+        ("", DataError, "can't be read, for data.history"),
     ],
 )
 def test_damaged_history_is_refused(tmp_path: Path, text: str, kind: type[DataError], words: str) -> None:
