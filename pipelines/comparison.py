@@ -56,7 +56,10 @@ class Family:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Families of one task, best first; `tests[a, b]` is of family a against b, a family or the best baseline."""
+    """Families of one task, best first; in `table` too, with the baselines after them, best first.
+
+    `tests[a, b]` is of family a against b, a family or the best baseline.
+    """
 
     task: str
     families: Sequence[Family]
@@ -135,7 +138,7 @@ def compare(families: Sequence[Family]) -> Comparison:
     """Put families of one task side by side; DataError where they weren't scored on the same quotes."""
     first = families[0]
     table = first.predictions.rename({f"{kind}_{MODEL}": f"{kind}_{first.name}" for kind in ("iv", "price")})
-    columns = [column for family in families for column in (f"iv_{family.name}", f"price_{family.name}")]
+    names = [family.name for family in families]
     for other in families[1:]:
         _same_rows(first, other)
         _same_baselines(first, other)
@@ -145,11 +148,12 @@ def compare(families: Sequence[Family]) -> Comparison:
             for column in other.predictions.columns
             if column in own or column not in table.columns
         )
-    labels = list(dict.fromkeys((*ROW, *NUMBERS)))
-    baselines = [column for column in table.columns if column not in (*labels, *columns)]
-    table = table.select(*labels, *columns, *baselines)
     scores = metrics.scores(table)
-    ours = sorted((family.name for family in families), key=lambda name: scores[name]["iv_rmse"])
+    by_error = sorted(scores, key=lambda name: scores[name]["iv_rmse"])
+    ours = [name for name in by_error if name in names]
+    ordered = [*ours, *(name for name in by_error if name not in ours)]
+    labels = list(dict.fromkeys((*ROW, *NUMBERS)))
+    table = table.select(*labels, *(f"{kind}_{name}" for name in ordered for kind in ("iv", "price")))
     best = metrics.best_baseline({name: score for name, score in scores.items() if name not in ours})
     pairs = [*combinations(ours, 2), *((name, best) for name in ours if best is not None)]
     return Comparison(

@@ -40,7 +40,8 @@ from serving.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
-PLACES = ("out", "storage", "registry", "hardware", "logging")  # where files lie and what is told: decide no result
+# Where files lie, what is told, and what is asked of a version afterwards: they decide no result.
+PLACES = ("out", "storage", "registry", "hardware", "logging", "gate")
 
 
 def _written_as_date(value: Any) -> Any:

@@ -70,7 +70,9 @@ def run(cfg: Config) -> EvaluateResult:
     by_date = report.dates
     assert by_date is not None
     by_date.pivot("predictor", index="date", values="iv_rmse").write_csv(folder / "by_date.csv")
-    metrics = summarise(report, done.predictions, cfg) | {"measures": dict(done.measures)}
+    metrics = summarise(report, done.predictions, cfg) | {
+        "measures": dict(done.measures), "trained_config_sha256": trained.description["config_sha256"],
+    }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     best = metrics["best_baseline"]
     own = metrics["test"]["model"]

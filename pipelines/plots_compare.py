@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from pipelines import metrics, plots
 from pipelines.plot_style import MARKET_COLOUR, is_ours, label, look, styled
+from serving.normal import Array
 
 CAPTIONS = {
     "pooled_errors": plots.CAPTIONS["pooled_errors"],
@@ -22,7 +23,7 @@ CAPTIONS = {
     "error minus the family's. A line that rises steadily gains on most dates, one that jumps on few.",
     "error_by_bucket": "IV RMSE of each family over the best baseline's: below 1 it beats the baseline there, above 1 "
     f"it loses. Cells with fewer than {plots.FEWEST_ROWS} quotes are left out.",
-    "smiles": "The market, the families and the last-seen baseline, on the median and worst date of the first family; "
+    "smiles": "The market, the families and the last-seen baseline, on the median and worst date of the best family; "
     "below each smile the same lines minus the market mid. RMSE: the families', in the order of the legend, in vol "
     "points.",
 }
@@ -54,21 +55,23 @@ def gain_by_date(table: pl.DataFrame, baseline: str) -> Figure:
     return figure
 
 
-@styled
-def error_by_bucket(table: pl.DataFrame, baseline: str) -> Figure | None:
-    """A heat map per family: its IV RMSE over the baseline's by tenor and moneyness; None where no bucket has rows."""
-    ours = [name for name in metrics.predictors(table) if is_ours(name)]
+def bucket_ratios(table: pl.DataFrame, baseline: str) -> dict[str, Array]:
+    """By family: its IV RMSE over the baseline's by tenor and moneyness; NaN where a bucket has too few rows."""
     buckets = metrics.by_bucket(table).filter(pl.col("rows") >= plots.FEWEST_ROWS)
     reference = plots.bucket_grid(buckets, baseline)
-    ratios = {name: plots.bucket_grid(buckets, name) / np.where(reference > 0, reference, np.nan) for name in ours}
+    reference[reference == 0] = np.nan
+    return {name: plots.bucket_grid(buckets, name) / reference for name in metrics.predictors(table) if is_ours(name)}
+
+
+@styled
+def error_by_bucket(ratios: dict[str, Array], baseline: str) -> Figure:
+    """A heat map per family of its `bucket_ratios`; at least one cell must be a number."""
     every = np.stack(list(ratios.values()))
-    if not np.isfinite(every).any():
-        return None
-    across = min(2, len(ours))
-    down = -(-len(ours) // across)
+    across = min(2, len(ratios))
+    down = -(-len(ratios) // across)
     figure = Figure(figsize=(6.0 if across == 1 else 10.5, 3.6 * down), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False)
-    for axes in panels.flat[len(ours) :]:
+    for axes in panels.flat[len(ratios) :]:
         axes.set_axis_off()
     for axes, (name, ratio) in zip(panels.flat, ratios.items(), strict=False):
         title = f"{label(name)} / {label(baseline)} [ratio]"
@@ -90,8 +93,9 @@ def all_figures(table: pl.DataFrame, baseline: str | None) -> dict[str, Figure]:
     }
     if baseline:
         figures["gain_by_date"] = gain_by_date(table, baseline)
-        if (buckets := error_by_bucket(table, baseline)) is not None:
-            figures["error_by_bucket"] = buckets
+        ratios = bucket_ratios(table, baseline)
+        if any(np.isfinite(ratio).any() for ratio in ratios.values()):
+            figures["error_by_bucket"] = error_by_bucket(ratios, baseline)
     if plots.panel_smiles(table, ours[0]):
         figures["smiles"] = plots.smiles(only(table, [*ours, *last_seen]))
     return figures

@@ -34,6 +34,7 @@ RUN_KEY_TAG = "strikeforge.run_key"
 PARENT_TAG = "mlflow.parentRunId"
 MODEL_FOLDER = "model"
 BATCH = 100  # params per request; metrics may be 1000
+COPY_ATTEMPTS = 20
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -194,7 +195,7 @@ class Registry:
                 path = Path(folder) / "MLmodel"
                 mlmodel.save(str(path))
                 self.client.log_artifact(run_id, str(path), MODEL_FOLDER)
-            self.client.log_artifacts(run_id, str(bundle.directory), f"{MODEL_FOLDER}/bundle")
+            self._log_bundle(run_id, bundle)
             source = f"{self.client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}"
             all_tags = {**tags, BUNDLE_TAG: bundle.sha256}
             while True:
@@ -210,6 +211,20 @@ class Registry:
                         f"{model}: version {version} can't be made again, MLflow is at {number}; "
                         "rebuild into an empty MLflow"
                     )
+
+    def _log_bundle(self, run_id: str, bundle: Bundle) -> None:
+        """Copy the bundle into the run.
+
+        Another process may be at it (MLflow then trips over its folder): the same files, so copying them again does no
+        harm.
+        """
+        for _ in range(COPY_ATTEMPTS):
+            try:
+                self.client.log_artifacts(run_id, str(bundle.directory), f"{MODEL_FOLDER}/bundle")
+            except FileExistsError:
+                continue
+            return
+        raise RegistryError(f"run {run_id}: others kept copying bundle {bundle.sha256} into it; run again")
 
     def versions(self, model: str) -> dict[int, dict[str, str]]:
         """All versions with their tags; empty if the model is unknown."""

@@ -163,7 +163,7 @@ def _last_of_each(*lists: Sequence[str]) -> list[str]:
 def _definition(plan: Plan) -> dict[str, Any]:
     """Everything that decides what the trials are."""
     config = as_json(plan.first)
-    for section in (*PLACES, "gate"):
+    for section in PLACES:
         config.pop(section)
     settings = {"sampler": asdict(plan.sweep.sampler), "pruner": asdict(plan.sweep.pruner)}
     return {"space": plan.space.plain(), "config": config, **settings}

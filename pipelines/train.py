@@ -79,7 +79,9 @@ def write(cfg: Config, fitted: Fitted, folder: Path, origin: dict[str, str]) -> 
     metrics = {"best_epoch": fitted.best_epoch, "epochs": len(fitted.history),
                "validation_iv_rmse": fitted.best_validation}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    description = {"model": cfg.model.name, "sizes": fitted.sizes, "seed": cfg.seed, **origin, **metrics}
+    head = getattr(fitted.net, "head", None)
+    trust = None if head is None else float(head.trust)  # a pricing net's, see pipelines/trust.py
+    description = {"model": cfg.model.name, "sizes": fitted.sizes, "seed": cfg.seed, "trust": trust, **origin, **metrics}
     (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from serving.bundle import Bundle
 from serving.engine import SurfaceEngine
@@ -51,7 +52,12 @@ def regime_names(bundle: Bundle) -> list[str]:
 
 
 def inspect_chain(bundle: Bundle, engine: SurfaceEngine, chain: Sequence[Quotes]) -> Inspected:
-    """Judge the last snapshot; DataError where it has no smile in the scored range."""
+    """Judge the last snapshot; DataError where it has no smile in the scored range or times don't ascend."""
+    if not chain:
+        raise DataError("the chain has no snapshot: at least the one to be judged is needed")
+    for earlier, later in pairwise(quotes.ts for quotes in chain):
+        if later <= earlier:
+            raise DataError(f"snapshots must ascend in time: {later} follows {earlier}")
     check_grid_spec(dict(bundle.manifest.feature_spec))
     reference = Reference.from_arrays(bundle.arrays(REFERENCE), REFERENCE)
     now = chain[-1]

@@ -89,7 +89,7 @@ class SurfaceTask:
         net.set_units(Units(*(torch.from_numpy(part.astype(np.float32)) for part in values)))
 
     def shuffle_labels(self) -> None:
-        raise NotImplementedError("surfaces have bounds of their own (pipelines/tasks/surface_report.py)")
+        raise NotImplementedError("surfaces have bounds of their own (pipelines/tasks/surface_evaluation.py)")
 
     def training_batches(self) -> SurfaceBatches:
         """All training surfaces, other cells hidden every epoch."""

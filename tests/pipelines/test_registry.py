@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.reconcile import reconcile
 from pipelines.register import flatten, register
-from pipelines.registry import RegistryError, open_registry, signature_of
+from pipelines.registry import Registry, RegistryError, open_registry, signature_of
 from serving.bundle import fetch_bundle, load_bundle
 from serving.errors import BundleError, LedgerError
 from serving.ledger import Ledger
@@ -246,6 +246,37 @@ def test_processes_register_at_once(tmp_path: Path) -> None:
         number: version.bundle for number, version in state.versions.items()
     }
     assert [event.kind for event in Ledger(desk.store, "tiny").events()] == ["registered"] * 2
+
+
+@pytest.mark.parametrize("times", [3, 1000])
+def test_a_bundle_somebody_else_is_copying_is_copied_again(desk: Desk, tmp_path: Path, times: int) -> None:
+    """MLflow's local copy looks whether a folder is there and then makes it: between the two another may have."""
+
+    class Overtaken:
+        left = times
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(desk.registry.client, name)
+
+        def log_artifacts(self, *arguments: Any) -> None:
+            self.left -= 1
+            if self.left >= 0:
+                raise FileExistsError(arguments)
+            desk.registry.client.log_artifacts(*arguments)
+
+    client: Any = Overtaken()
+    registry = Registry(client, desk.registry.artifact_root)
+    run_id = desk.registry.log_run("tiny", "run")
+    bundle = tiny_bundle(tmp_path / "b")
+    if times == 1000:
+        with pytest.raises(RegistryError, match=f"others kept copying bundle {bundle.sha256}"):
+            registry.register_version("tiny", run_id, bundle, {})
+        assert desk.registry.versions("tiny") == {}
+        return
+    assert registry.register_version("tiny", run_id, bundle, {}, description="what it is") == 1
+    version = desk.registry.client.get_model_version("tiny", "1")
+    assert version.description == "what it is"
+    assert load_bundle(Path(version.source.removeprefix("file://")) / "bundle").sha256 == bundle.sha256
 
 
 def open_at_once(folder: Path, barrier: Barrier) -> None:

@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixtur
     more = f"data.history={tmp_path}/nowhere.csv"
     code, message = refused(capsys, market.overrides(tmp_path, tiny_run.quotes, more))
     assert code == 3
-    assert "nowhere.csv: can't be read as the underlying's history" in message
+    assert "nowhere.csv: can't be read, for data.history" in message
 
 
 def test_results_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from pipelines import command, summary
 from pipelines.config import load_config
+from serving import cli
 from serving.blobstore import open_store
 from serving.errors import DataError
 from serving.ledger import Ledger
 from tests.pipelines import market
 
 
-def registered(out: Path, model: str, version: int, error: float, *, evaluated: bool = True) -> None:
+def registered(
+    out: Path, model: str, version: int, error: float, *, baseline: str = "sticky_strike", evaluated: bool = True
+) -> None:
     """The two files the summary reads of one model."""
     (out / "register" / model).mkdir(parents=True)
     (out / "register" / model / "version.json").write_text(json.dumps({"model": model, "version": version}))
     if evaluated:
         (out / "evaluate" / model).mkdir(parents=True)
-        metrics = {"test": {"model": {"iv_rmse": error}}, "best_baseline": {"name": "sticky_strike", "iv_rmse": 0.5}}
+        metrics = {"test": {"model": {"iv_rmse": error}}, "best_baseline": {"name": baseline, "iv_rmse": 0.5}}
         (out / "evaluate" / model / "metrics.json").write_text(json.dumps(metrics))
 
 
@@ -42,26 +46,88 @@ def arguments(folder: Path) -> list[str]:
     ]
 
 
-def test_table_and_next_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """Registered: two pricing models and a surface model."""
+    registered(tmp_path / "out", "surface_vae", 2, 0.285, baseline="shifted_last")
+    registered(tmp_path / "out", "pricing_transformer", 12, 0.4)
     registered(tmp_path / "out", "pricing_lstm", 3, 0.3334)
-    registered(tmp_path / "out", "other", 12, 0.4)
-    store(tmp_path / "sto re", pricing_lstm=3, other=12)
-    assert command.stage(summary.__doc__, summary.run, arguments(tmp_path)) == 0
-    out = capsys.readouterr().out
-    for word in ("pricing_lstm", "0.333", "other", "0.400", "sticky_strike", "0.500", "The user's own quotes."):
-        assert word in out
-    assert f"report of pricing_lstm 3: {tmp_path}/out/evaluate/pricing_lstm/report.html" in out
-    assert ".venv/bin/python -m pipelines.promote model=other version=12\n" in out
-    assert f"--model other --channel champion --store '{tmp_path}/sto re' --demo --out prices.csv\n" in out
+    store(tmp_path / "sto re", pricing_lstm=3, pricing_transformer=12, surface_vae=2)
+    return tmp_path
 
 
-def test_lines_are_in_order_of_name(tmp_path: Path) -> None:
-    registered(tmp_path, "b", 1, 0.1)
-    registered(tmp_path, "a", 2, 0.2)
-    lines = summary.collect(tmp_path)
-    assert [(line.model, line.version, line.error, line.baseline_error) for line in lines] == [
-        ("a", 2, 0.2, 0.5), ("b", 1, 0.1, 0.5),
+def printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert command.stage(summary.__doc__, summary.run, arguments(folder)) == 0
+    return capsys.readouterr().out
+
+
+def row(text: str, model: str) -> list[str]:
+    """The cells of a model's row of the table."""
+    line = next(line for line in text.splitlines() if line.startswith(f"│ {model} "))
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def test_table_holds_each_models_error_and_its_own_best_baseline(
+    three: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = printed(three, capsys)
+    assert row(out, "pricing_lstm") == ["pricing_lstm", "3", "0.333", "sticky_strike", "0.500"]
+    assert row(out, "pricing_transformer") == ["pricing_transformer", "12", "0.400", "sticky_strike", "0.500"]
+    assert row(out, "surface_vae") == ["surface_vae", "2", "0.285", "shifted_last", "0.500"]
+    assert "surface_vae: of hidden quotes" in out
+    assert "The user's own quotes." in out
+    assert f"report of pricing_lstm 3: {three}/out/evaluate/pricing_lstm/report.html" in out
+
+
+def test_next_commands_promote_and_use_one_model_of_each_task(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed(three, capsys).split("next:\n")[1].splitlines()
+    host = f"--channel champion --store '{three}/sto re'"
+    assert [line.strip() for line in shown] == [
+        ".venv/bin/python -m pipelines.promote model=pricing_lstm version=3",
+        f".venv/bin/strikeforge-host price --model pricing_lstm {host} --demo --out prices.csv",
+        ".venv/bin/python -m pipelines.promote model=surface_vae version=2",
+        f".venv/bin/strikeforge-host inspect --model surface_vae {host} --demo",
+    ]
+
+
+def test_next_commands_are_ones_the_host_understands(three: Path) -> None:
+    parser = cli._parser()
+    for line in summary.next_commands(summary.collect(three / "out"), "a folder; rm -rf /"):
+        words = shlex.split(line)
+        if words[0].endswith("strikeforge-host"):
+            assert parser.parse_args(words[1:]).store == "a folder; rm -rf /"
+
+
+def test_the_comparison_is_named_where_there_is_one(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "side by side" not in printed(three, capsys)
+    page = three / "out" / "compare" / "report.html"
+    page.parent.mkdir()
+    page.write_text("")
+    assert f"all families side by side: {page}\n" in printed(three, capsys)
+
+
+def test_without_a_surface_model_nothing_is_said_of_hidden_quotes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(tmp_path / "out", "pricing_lstm", 3, 0.3334)
+    store(tmp_path / "sto re", pricing_lstm=3)
+    out = printed(tmp_path, capsys)
+    assert "hidden" not in out
+    assert "inspect" not in out
+
+
+def test_lines_are_in_the_order_of_the_families(three: Path) -> None:
+    lines = summary.collect(three / "out")
+    assert [(line.model, line.task, line.version, line.error, line.baseline_error) for line in lines] == [
+        ("pricing_lstm", "pricing", 3, 0.3334, 0.5), ("pricing_transformer", "pricing", 12, 0.4, 0.5),
+        ("surface_vae", "surface", 2, 0.285, 0.5),
     ]  # fmt: skip
+
+
+def test_an_unknown_family_is_told(tmp_path: Path) -> None:
+    registered(tmp_path, "pricing_gru", 1, 0.1)
+    with pytest.raises(DataError, match=r"'pricing_gru' is no family; there are pricing_lstm, .*: move it away"):
+        summary.collect(tmp_path)
 
 
 def test_a_store_that_is_gone_is_told(tmp_path: Path) -> None:
