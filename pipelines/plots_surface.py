@@ -19,8 +19,8 @@ from serving.normal import Array
 from serving.surface_grid import MONEYNESS, SHAPE, TENORS_DAYS
 
 CAPTIONS = {
-    "latent_plane": "Means of the latent, every date, on the plane of its two widest directions: by regime's label (grey: "
-    "none), and by the level of the 45-day at-the-money volatility. Ringed: test dates.",
+    "latent_plane": "Means of the latent, every date, on the plane of its two widest directions: by regime's label "
+    "(grey: none), and by the level of the 45-day at-the-money volatility. Ringed: test dates.",
     "regimes": "Regime probabilities by the net, and below them the labels it is compared with on test dates.",
     "anomaly_score": "Anomaly score of every test date, and the share of reference dates below it. Marked: above 99 %.",
     "completed_surface": "A test surface with half of its quotes hidden: what the net was given, what it made of it, "

@@ -81,7 +81,8 @@ def write(cfg: Config, fitted: Fitted, folder: Path, origin: dict[str, str]) -> 
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     head = getattr(fitted.net, "head", None)
     trust = None if head is None else float(head.trust)  # a pricing net's, see pipelines/trust.py
-    description = {"model": cfg.model.name, "sizes": fitted.sizes, "seed": cfg.seed, "trust": trust, **origin, **metrics}
+    chosen = {"model": cfg.model.name, "sizes": fitted.sizes, "seed": cfg.seed, "trust": trust}
+    description = {**chosen, **origin, **metrics}
     (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
 
 

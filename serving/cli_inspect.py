@@ -133,8 +133,8 @@ def _judged(underlying: str, found: Inspected) -> list[str]:
         verdict = f"UNUSUAL, above {100 * UNUSUAL:g} %" if found.unusual else "usual"
         lines += [
             f"last seen {iso(np.array([found.last.ts]))[0]} at {found.last.spot:g}; the underlying moved {move:+.2f} %",
-            f"anomaly score {found.score.value:.2f}, above {100 * found.score.percentile:.1f} % of the reference dates: "
-            f"{verdict} (most by {worst[0]}, {worst[1]:+.2f} robust deviations)",
+            f"anomaly score {found.score.value:.2f}, above {100 * found.score.percentile:.1f} % of the reference "
+            f"dates: {verdict} (most by {worst[0]}, {worst[1]:+.2f} robust deviations)",
             "  " + ", ".join(f"{name} {value:+.2f}" for name, value in found.score.by_statistic.items()),
         ]
     if found.regimes:

@@ -63,8 +63,8 @@ def inspect_chain(bundle: Bundle, engine: SurfaceEngine, chain: Sequence[Quotes]
     now = chain[-1]
     seen = last_seen(build_surface(now))
     if not seen.usable:
-        raise DataError(f"the snapshot of {now.ts} has no usable smile: calls and puts with two-sided quotes within 5 % "
-                        "of spot are needed, expiring in 5 days to a year")  # fmt: skip
+        raise DataError(f"the snapshot of {now.ts} has no usable smile: calls and puts with two-sided quotes within 5 "
+                        "% of spot are needed, expiring in 5 days to a year")  # fmt: skip
     last = _last_usable(chain[:-1])
     grid, known = surface_input(seen, last)
     found, answer = statistics(engine.answer, known)

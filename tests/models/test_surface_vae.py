@@ -173,7 +173,7 @@ def test_the_loss_is_the_bound_written_out(labels: list[int]) -> None:
             divergence = (said.probs * each[date]).sum() + kl_divergence(said, uniform)
             taught = torch.zeros(())
         terms.append(misfit + KL_WEIGHT * divergence / G + REGIME_WEIGHT * taught)
-    assert float(found) == pytest.approx(float(torch.stack(terms).mean()), rel=1e-12)
+    assert found.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-12)
 
 
 def test_labels_teach_the_head_and_their_absence_asks_for_none() -> None:

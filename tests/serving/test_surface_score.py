@@ -193,6 +193,12 @@ def test_percentile_never_falls_as_a_statistic_moves_away(deviations: list[float
     assert worse.value == pytest.approx(np.abs(signs).max(), abs=1e-9)
 
 
+def test_percentile_is_the_share_of_reference_dates_strictly_below() -> None:
+    reference = Reference(np.zeros(4), np.ones(4), np.array([1.0, 2.0, 2.0, 3.0]))
+    for value, below in ((0.5, 0.0), (1.0, 0.0), (2.0, 0.25), (2.5, 0.75), (3.0, 0.75), (3.5, 1.0)):
+        assert score(np.exp([0.0, -value, 0.0, 0.0]), reference).percentile == below
+
+
 # --- the reference
 
 
