@@ -158,7 +158,7 @@ def test_lean_2014_is_too_short_for_a_run_and_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_coin_market_is_never_priced_much_worse_than_by_the_anchors(tmp_path: Path) -> None:
-    """The default net on six weeks of coins: at most 5 % above anchored sticky strike, as promised for any such file."""
+    """The default net on six weeks of coins: at most 5 % above anchored sticky strike."""
     path = market.write(coins.market(45), tmp_path / "deribit.csv")
     test_from = coins.first_day() + datetime.timedelta(days=31)
     cfg = load_config([
