@@ -44,13 +44,13 @@ def run_price(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         raise DataError(f"{arguments.out}: there is no folder {arguments.out.absolute().parent}; make it first")
     with ExitStack() as stack:
         released = resolve(arguments.store, arguments.model, arguments.channel, stack)
+        engine = open_engine(released.bundle, arguments.backend)  # refuses a bundle that prices nothing
         expected: Array | None = None
         if arguments.demo:
             market, expected = demo_of(released.bundle)
         else:
             market = read_market(files["chain"], files["path"], files["now"], arguments.underlying)
         spec = feature_spec(released.bundle)
-        engine = open_engine(released.bundle, arguments.backend)
         priced = price_chain(engine, spec, market.chain, market.path, market.now)
         write_lines(_report(released, engine, market, priced, arguments.rows))
         write_table(arguments.out, _file_columns(priced, market.underlying))

@@ -158,7 +158,9 @@ def open_engine(bundle: Bundle, backend: str = "ort", semantics: str | None = No
     """An engine for a verified bundle; refuses semantics other than those the bundle was gated with."""
     gated = bundle.manifest.semantics
     if bundle.manifest.task != "pricing":
-        raise EngineError(f"bundle {bundle.sha256} completes and judges surfaces; it prices nothing")
+        raise EngineError(
+            f"bundle {bundle.sha256} completes and judges surfaces; it prices nothing: use strikeforge-host inspect"
+        )
     if semantics is not None and semantics != gated:
         raise EngineError(f"semantics {semantics!r} asked for, but bundle {bundle.sha256} was gated with {gated!r}")
     if backend not in BACKENDS:

@@ -17,6 +17,7 @@ from serving.engine import SurfaceEngine
 from serving.errors import BundleError, DataError
 from serving.last_seen import LastSeen, last_seen
 from serving.normal import Array
+from serving.quotes import is_split
 from serving.surface import Quotes, build_surface
 from serving.surface_grid import NOTHING, Grid, carried, check_grid_spec, fill, move_features, surface_grid
 from serving.surface_score import Reference, Score, SurfaceAnswer, SurfaceInput, score, statistics
@@ -65,7 +66,7 @@ def inspect_chain(bundle: Bundle, engine: SurfaceEngine, chain: Sequence[Quotes]
     if not seen.usable:
         raise DataError(f"the snapshot of {now.ts} has no usable smile: calls and puts with two-sided quotes within 5 "
                         "% of spot are needed, expiring in 5 days to a year")  # fmt: skip
-    last = _last_usable(chain[:-1])
+    last = _last_usable(chain[:-1], now)
     grid, known = surface_input(seen, last)
     found, answer = statistics(engine.answer, known)
     names = regime_names(bundle)
@@ -82,12 +83,12 @@ def surface_input(seen: LastSeen, last: LastSeen | None) -> tuple[Grid, SurfaceI
     return grid, SurfaceInput.of(grid, Grid(fill(before), before.mask), move_features(last, seen.ts, seen.spot))
 
 
-def _last_usable(chain: Sequence[Quotes]) -> LastSeen | None:
-    """The latest snapshot with a usable smile; training passes over the others."""
+def _last_usable(chain: Sequence[Quotes], now: Quotes) -> LastSeen | None:
+    """The latest snapshot with a usable smile, as in training, which passes over the others; none before a split."""
     for quotes in reversed(chain):
         seen = last_seen(build_surface(quotes))
         if seen.usable:
-            return seen
+            return None if is_split(quotes, now) else seen
     return None
 
 

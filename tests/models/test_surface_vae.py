@@ -180,15 +180,15 @@ def test_labels_teach_the_head_and_their_absence_asks_for_none() -> None:
     given_, target, mask = scene()
     labels, none = torch.tensor([0, 1, 2, 0, 1]), torch.full((5,), -1)
     model = net()
-    before = [float(loss(model, given_, target, mask, label)) for label in (labels, none)]
+    before = [loss(model, given_, target, mask, label).item() for label in (labels, none)]
     with torch.no_grad():
         model.regime.bias[0] += 20.0  # sure of regime 0, which three of the dates aren't
-    after = [float(loss(model, given_, target, mask, label)) for label in (labels, none)]
+    after = [loss(model, given_, target, mask, label).item() for label in (labels, none)]
     assert after[0] > before[0] + 1.0
     assert abs(after[1] - before[1]) < 1.0
     for weight in (0.0, 5.0):
         torch.manual_seed(3)
-        assert float(model.loss(given_, target, mask, none, KL_WEIGHT, weight, LABELLED_SHARE)) == after[1]
+        assert model.loss(given_, target, mask, none, KL_WEIGHT, weight, LABELLED_SHARE).item() == after[1]
 
 
 def test_a_labelled_date_is_held_against_its_own_prior_alone() -> None:

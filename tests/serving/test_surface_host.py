@@ -27,7 +27,7 @@ from serving.surface_grid import CELLS, MOVE_FEATURES, NOTHING, carried, fill, g
 from serving.surface_host import UNUSUAL, Inspected, inspect_chain, surface_input
 from serving.surface_score import STATISTICS, Reference, Score, SurfaceAnswer, SurfaceInput, score, statistics
 from tests.contract.test_engines import small_bundle
-from tests.serving.test_surface import EXPIRIES, SPOT, TS, chain, expiry_of, skewed
+from tests.serving.test_surface import EXPIRIES, SPOT, STRIKES, TS, chain, expiry_of, skewed
 from tests.tiny_bundle import HASH
 
 DAY = np.timedelta64(1, "D")
@@ -175,6 +175,17 @@ def test_what_was_last_seen_is_the_last_usable_snapshot(bundle: Bundle, engine: 
     np.testing.assert_array_equal(passed_over.completed, alone.completed)
     assert passed_over.score == alone.score
     assert inspect_chain(bundle, engine, [unusable(1), now]).score is None
+
+
+def test_a_surface_of_other_shares_was_not_seen(bundle: Bundle, engine: SurfaceEngine) -> None:
+    """After a split of two for one; a fall by half in which the strikes stay is no split."""
+    halved = chain(ts=TS + DAY, spot=SPOT / 2, expiries=LISTED, strikes=STRIKES / 2)
+    found = inspect_chain(bundle, engine, [at(0), halved])
+    assert found.last is None
+    assert found.score is None
+    np.testing.assert_array_equal(found.completed, inspect_chain(bundle, engine, [halved]).completed)
+    crash = chain(ts=TS + DAY, spot=SPOT * 0.85, expiries=LISTED)
+    assert inspect_chain(bundle, engine, [at(0), crash]).last is not None
 
 
 def test_earlier_snapshots_dont_matter(bundle: Bundle, engine: SurfaceEngine) -> None:
