@@ -166,7 +166,7 @@ class SurfaceVAE(nn.Module):
         regime_kl_B = (1.0 - labelled_B) * (log_share_BR.exp() * (log_share_BR + math.log(self.config.regimes))).sum(-1)
         kl_B = (weight_BR * self.surprise(mean, log_variance, condition)).sum(-1) + regime_kl_B
         cross_entropy_B = -(given_BR * log_share_BR).sum(-1) * labelled_B / max(labelled_share, 1e-6)
-        total: Tensor = (likelihood_B + kl_weight * kl_B / self.config.cells + regime_weight * cross_entropy_B).mean()
+        total: Tensor = (likelihood_B + kl_weight * kl_B / cells_B + regime_weight * cross_entropy_B).mean()
         return total
 
     def parts(self) -> list[Part]:

@@ -4,9 +4,9 @@ surface.
 In: a `FeatureStore` and, per snapshot, which of its rows are hidden. Out: a volatility per hidden row and predictor.
 
 The net completes the grid from the visible rows. At a quote its answer is read twice, between the cells, and as the
-quote's own last volatility moved by the net's change between the cells: the first has no noise of a single quote, the
-second all the detail of its smile. How much of the second (`detail`) is fitted on earlier dates. What the visible
-quotes of the same expiry miss that by is interpolated in moneyness and added (flat outside). Every baseline sees the
+quote's own last volatility moved by the net's change between the cells; to each is added what the visible quotes of the
+expiry miss it by, interpolated in moneyness (flat outside), without single spikes. The model is a blend of both and of
+the last smile so corrected (which is also a baseline), its weights fitted on earlier dates. Every baseline sees the
 same visible rows and the same last surface.
 
 Invariants: no predictor reads a hidden row; forwards and discounts of the snapshot are taken as known.
@@ -20,14 +20,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.optimize import nnls
 
 from pipelines.dataset import FeatureStore
 from pipelines.svi import fit_svi
 from serving.normal import Array
-from serving.surface_grid import Grid, at_points, to_grid
+from serving.surface_grid import Grid, at_points, fill, to_grid
 from serving.surface_score import SurfaceInput, SurfaceNet
 
 Bools = npt.NDArray[np.bool_]
+HIDDEN_SEED = 0
 DETAIL_DATES = 40
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 5, 5.0
 SMALLEST_SPIKE = 0.02  # volatility; chosen on training dates (docs/LOG.md): smaller steps are real on listed chains
@@ -66,46 +68,84 @@ class Snapshot:
         return to_grid(tau, [self.moneyness[rows] for rows in smiles], [self.volatility[rows] for rows in smiles])
 
 
-def draw_hidden(rows: int, share: float, seed: int, place: int) -> Bools:
-    """Which rows of the snapshot at `place` are hidden: each on its own with probability `share`."""
-    return np.asarray(np.random.default_rng((seed, place, round(1000 * share))).random(rows) < share)
+def draw_hidden(rows: int, share: float, place: int) -> Bools:
+    """Which rows of the snapshot at `place` are hidden: each on its own with probability `share`, but never all below
+    1.
+
+    The same whatever the training's seed; of two shares the larger hides what the smaller does, and more.
+    """
+    drawn = np.random.default_rng((HIDDEN_SEED, place)).random(rows)
+    hidden = drawn < share
+    if share < 1.0 and hidden.all():
+        hidden[int(drawn.argmax())] = False
+    return np.asarray(hidden)
 
 
 def readings(store: FeatureStore, place: int, net: SurfaceNet, hidden: Bools) -> tuple[Snapshot, Array, Array]:
     """The net's answer at every row of a snapshot, read between the cells and as the last smile moved; corrected."""
     snapshot = Snapshot.of(store.rows[store.row_range(place)], hidden)
-    last, last_mask = (store.grids[place, part] for part in (2, 3))
-    answer = net(SurfaceInput.of(snapshot.grid(), Grid(last, last_mask), store.moves[place]))
-    between = at_points(answer.completed[0], snapshot.tau, snapshot.moneyness)
-    moved = snapshot.last + between - at_points(last, snapshot.tau, snapshot.moneyness)
+    known = _known(store, place, snapshot)
+    between = at_points(net(known).completed[0], snapshot.tau, snapshot.moneyness)
+    moved = snapshot.last + between - at_points(known.last[0], snapshot.tau, snapshot.moneyness)
     return snapshot, _corrected(snapshot, between), _corrected(snapshot, moved)
 
 
-def fit_detail(store: FeatureStore, net: SurfaceNet, share: float, seed: int) -> float:
-    """Least-squares weight of the moved last smile, between 0 and 1, on the latest dates before the test."""
-    places = np.concatenate([store.places("train"), store.places("validation")])[-DETAIL_DATES:]
-    products, squares = 0.0, 0.0
-    for place in places:
-        hidden = draw_hidden(int(store.snapshots["rows"][int(place)]), share, seed, int(place))
-        snapshot, between, moved = readings(store, int(place), net, hidden)
-        way, miss = (moved - between)[hidden], (snapshot.volatility - between)[hidden]
-        products, squares = products + float(way @ miss), squares + float(way @ way)
-    return float(np.clip(products / squares, 0.0, 1.0)) if squares > 0 else 0.5
+@dataclass(frozen=True)
+class Blend:
+    """Weights of the readings `between` and `moved`; the rest is the last smile with the visible changes."""
+
+    between: float
+    moved: float
 
 
-def complete(
-    store: FeatureStore, place: int, net: SurfaceNet, hidden: Bools, *, detail: float = 0.5
-) -> dict[str, Array]:
+def fit_blend(store: FeatureStore, net: SurfaceNet, share: float) -> Blend:
+    """Least-squares weights, none negative and together at most 1, on the latest dates before the test."""
+    columns, wanted = [], []
+    for place in _latest_before_test(store):
+        hidden = draw_hidden(int(store.snapshots["rows"][place]), share, place)
+        snapshot, between, moved = readings(store, place, net, hidden)
+        shifted = _corrected(snapshot, snapshot.last)
+        columns.append(np.stack([between - shifted, moved - shifted], axis=1)[hidden])
+        wanted.append((snapshot.volatility - shifted)[hidden])
+    weights, _ = nnls(np.concatenate(columns), np.concatenate(wanted))
+    between, moved = weights / max(float(weights.sum()), 1.0)
+    return Blend(float(between), float(moved))
+
+
+def _latest_before_test(store: FeatureStore) -> list[int]:
+    """Places of the snapshots of the last DETAIL_DATES dates before the test."""
+    places = np.concatenate([store.places("train"), store.places("validation")])
+    dates = store.snapshots["ts"].dt.date().to_numpy()[places]
+    return [int(place) for place in places[np.isin(dates, np.unique(dates)[-DETAIL_DATES:])]]
+
+
+def complete(store: FeatureStore, place: int, net: SurfaceNet, hidden: Bools, blend: Blend) -> dict[str, Array]:
     """Volatilities of the hidden rows by predictor, in the order of the rows."""
     snapshot, between, moved = readings(store, place, net, hidden)
+    shifted = _corrected(snapshot, snapshot.last)
+    own = blend.between * between + blend.moved * moved + (1.0 - blend.between - blend.moved) * shifted
+    flat_grid = at_points(fill(snapshot.grid()), snapshot.tau, snapshot.moneyness)
     out = {
-        "model": (1.0 - detail) * between + detail * moved,
+        "model": own,
         "interpolation": _corrected(snapshot, np.zeros_like(between), variance=True),
+        "grid_interpolation": _corrected(snapshot, flat_grid),
         "svi": _svi(snapshot),
         "sticky_strike": snapshot.last,
-        "shifted_last": _corrected(snapshot, snapshot.last),
+        "shifted_last": shifted,
     }
     return {name: np.maximum(values[hidden], FLOOR) for name, values in out.items()}
+
+
+def alone(store: FeatureStore, place: int, net: SurfaceNet, hidden: Bools) -> Array:
+    """What the net says of the hidden rows by itself, read between the cells as a host shows it; uncorrected."""
+    snapshot = Snapshot.of(store.rows[store.row_range(place)], hidden)
+    answer = net(_known(store, place, snapshot))
+    return at_points(answer.completed[0], snapshot.tau, snapshot.moneyness)[hidden]
+
+
+def _known(store: FeatureStore, place: int, snapshot: Snapshot) -> SurfaceInput:
+    last, last_mask = (store.grids[place, part] for part in (2, 3))
+    return SurfaceInput.of(snapshot.grid(), Grid(last, last_mask), store.moves[place])
 
 
 def _corrected(snapshot: Snapshot, base: Array, *, variance: bool = False) -> Array:

@@ -481,5 +481,7 @@ def config_hash(config: Config) -> str:
     for place in PLACES:
         content.pop(place)
     content["data"].pop("path")
-    content["data"].pop("history")
+    for words in ("history", "provenance"):
+        content["data"].pop(words)
+    content["features"].pop("regimes")
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

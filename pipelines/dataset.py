@@ -57,10 +57,10 @@ class FeatureStore:
         return slice(first, first + count)
 
     def window(self, place: int) -> npt.NDArray[np.float32]:
-        """[T, F]: the last T steps of this underlying, zeros before its first."""
-        underlying = self.snapshots["underlying"]
+        """[T, F]: the last T steps of this underlying since it last split, zeros before the first."""
+        underlying, segment = self.snapshots["underlying"], self.snapshots["segment"]
         start = max(0, place - self.spec.window + 1)
-        while underlying[start] != underlying[place]:
+        while (underlying[start], segment[start]) != (underlying[place], segment[place]):
             start += 1
         out = np.zeros((self.spec.window, self.steps.shape[1]), np.float32)
         out[self.spec.window - (place + 1 - start) :] = self.steps[start : place + 1]

@@ -6,7 +6,8 @@ In: `OUT/ingest/quotes.parquet`. Out, in `OUT/features/`:
   grids.npy      float32 [M, 4, G]  surface on the grid, its mask; the one last seen carried to now, its mask
   moves.npy      float32 [M, 3]  what the underlying did since (serving/surface_grid.py)
   rows.parquet   N rows: what the quote is, its labels (values of t), what the baselines use
-  snapshots.parquet  M rows: underlying, ts, spot, split, first row, rows, anchors, realised volatility, regime
+  snapshots.parquet  M rows: underlying, ts, spot, split, first row, rows, anchors, realised volatility, regime,
+                     segment (of an underlying between splits of its shares)
   spec.json      the `FeatureSpec` (window, anchors, scalers) that travels in the bundle
   summary.json   counts, and the snapshots passed over with the reason
 
@@ -57,6 +58,7 @@ class _Underlying:
     prices: list[float]
     last: LastSeen | None = None
     quotes: Quotes | None = None
+    segment: int = 0  # raised by a split of the shares: nothing before one counts
 
 
 def run(cfg: Config) -> FeaturesResult:
@@ -97,16 +99,18 @@ class _Builder:
             self.state[underlying] = self._begin(underlying, quotes)
         state = self.state[underlying]
         if state.quotes is not None and is_split(state.quotes, quotes):  # other shares: nothing before counts
-            state = self.state[underlying] = _Underlying([], [])
+            state = self.state[underlying] = _Underlying([], [], segment=state.segment + 1)
         state.times.append(quotes.ts)
         state.prices.append(quotes.spot)
         path = shared.Path(np.array(state.times[-256:]), np.array(state.prices[-256:]))
         anchors = find_anchors(quotes, state.last, self.targets) if state.last else []
         self.steps.append(shared.market_step(path, state.last, anchors))
         count = self._add_rows(underlying, surface, state.last, anchors, path) if state.last else 0
-        realised = float(self.steps[-1][_RV_21])
+        known = len(state.prices) > REALISED_STEPS
+        realised = float(self.steps[-1][_RV_21]) if known else None
         self.snapshots.append({"underlying": underlying, "ts": quotes.ts, "spot": quotes.spot, "rows": count,
-                               "anchors": len(anchors), "realised_volatility": realised})  # fmt: skip
+                               "anchors": len(anchors), "realised_volatility": realised,
+                               "segment": state.segment})  # fmt: skip
         self.grids.append(_grids(seen, state.last))
         self.moves.append(move_features(state.last, quotes.ts, quotes.spot))
         state.last, state.quotes = seen, quotes
@@ -164,6 +168,7 @@ class _Builder:
             "rows": pl.Int64,
             "anchors": pl.Int64,
             "realised_volatility": pl.Float64,
+            "segment": pl.Int64,
         }
         columns = {name: [snapshot[name] for snapshot in self.snapshots] for name in schema}
         columns["ts"] = np.array(columns["ts"], dtype="datetime64[ns]")  # type: ignore[assignment]
@@ -199,6 +204,7 @@ class _Builder:
 
 
 UTC_NS = pl.Datetime("ns")
+REALISED_STEPS = 21  # returns that the realised volatility of a regime label takes
 _RV_21 = shared.STEP_FEATURES.index("realised_volatility_21")
 
 

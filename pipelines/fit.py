@@ -31,7 +31,7 @@ from pipelines.config import Config, HardwareConfig
 from pipelines.dataset import FeatureStore
 from pipelines.lightning_module import FitModule
 from pipelines.tasks import Batches, Task, open_task
-from serving.errors import ConfigError
+from serving.errors import ConfigError, TooFewSnapshotsError
 
 MONITOR = "validation_iv_rmse"
 HISTORY = (MONITOR, "train_loss")
@@ -199,4 +199,8 @@ def root_mean_square_error(net: nn.Module, task: Task, batches: Batches) -> floa
         error = task.errors(net, batch).double()
         squares, count = squares + float((error**2).sum()), count + error.numel()
     net.train()
-    return float(np.sqrt(squares / max(count, 1)))
+    if not count:
+        raise TooFewSnapshotsError(
+            "the validation dates hold nothing to score the net by: give more data, or choose other dates with split.*"
+        )
+    return float(np.sqrt(squares / count))

@@ -17,6 +17,7 @@ import polars as pl
 
 from pipelines.dated_tables import read_dated
 
+FEWEST_VALUES = 10  # different realised volatilities of training dates, to speak of percentiles
 CLEAR_CASES = {"calm": (0.0, 0.25), "normal": (0.40, 0.60), "stressed": (0.80, 1.0)}  # percentiles of training dates
 
 
@@ -25,13 +26,19 @@ def label_regimes(snapshots: pl.DataFrame, file: str | None) -> pl.DataFrame:
     if file is not None:
         return snapshots.join(_read(Path(file)), left_on=pl.col("ts").dt.date(), right_on="date", how="left",
                               maintain_order="left").drop("date", strict=False)  # fmt: skip
-    realised = snapshots["realised_volatility"].to_numpy()
-    training = realised[(snapshots["split"] == "train").to_numpy()]
+    realised = snapshots["realised_volatility"].fill_null(np.nan).to_numpy()
+    is_training = (snapshots["split"] == "train").to_numpy() & np.isfinite(realised)
+    names = snapshots["underlying"].to_numpy()
     labels = np.full(len(snapshots), None, dtype=object)
-    for name, shares in CLEAR_CASES.items():
-        low, high = np.quantile(training, shares)
-        low, high = (-np.inf if shares[0] == 0.0 else low), (np.inf if shares[1] == 1.0 else high)
-        labels[(realised >= low) & (realised <= high)] = name
+    for underlying in np.unique(names):
+        mine = names == underlying
+        training = realised[mine & is_training]
+        if np.unique(training).size < FEWEST_VALUES:
+            continue
+        for name, shares in CLEAR_CASES.items():
+            low, high = np.quantile(training, shares)
+            low, high = (-np.inf if shares[0] == 0.0 else low), (np.inf if shares[1] == 1.0 else high)
+            labels[mine & (realised >= low) & (realised <= high)] = name
     return snapshots.with_columns(pl.Series("regime", labels.tolist(), dtype=pl.String))
 
 

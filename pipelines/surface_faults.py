@@ -82,7 +82,8 @@ def detect(store: FeatureStore, net: SurfaceNet, reference: Reference) -> Detect
     moved = [int(place) for place in places if abs(store.moves[place, 0]) > MOVED and _has_before(store, int(place))]
     if moved:
         wrong = [_judge(store, place, net, reference, tuple(store.grids[place - 1, :2])) for place in moved]
-        rows.append(_row(STALE, wrong, own, plain))
+        same = np.isin(places, moved)  # days on which the underlying moves score higher, stale or not
+        rows.append(_row(STALE, wrong, own[same], plain[same]))
     return Detection(places, own, np.array([one[1] for one in clean]), pl.DataFrame(rows))
 
 

@@ -23,7 +23,8 @@ import polars as pl
 from models.pricing import PricingNet
 from pipelines.config import Config
 from pipelines.dataset import FeatureStore
-from pipelines.fit import Fitted, fit
+from pipelines.fit import Fitted, fit, root_mean_square_error
+from pipelines.tasks import open_task, task_name
 from pipelines.tasks.pricing import predict
 
 Array = npt.NDArray[np.float64]
@@ -35,19 +36,30 @@ HELD_OUT = "held_out"  # their split in the first fit
 
 
 def fit_trusted(cfg: Config, store: FeatureStore, checkpoints: Path, **options: Any) -> Fitted:
-    """`fit`, then for a pricing net the share of its correction to believe."""
+    """`fit`, then for a pricing net the share of its correction to believe.
+
+    With validation dates the share is learned on the dates that chose the epoch, which are kind to the net.
+    """
+    if task_name(cfg.model.name) != "pricing":
+        return fit(cfg, store, checkpoints, **options)
     share: float | None = None
     validated = len(store.places("validation")) > 0
     if not validated:
         share = _judged_first(cfg, store, checkpoints / "trust")
     fitted = fit(cfg, store, checkpoints, **options)
-    if isinstance(fitted.net, PricingNet):
-        if validated:
-            share = least_squares_share(fitted.net, store, "validation")
-        if share is not None:
-            fitted.net.head.trust.fill_(share)
-            log.info("the net's corrections are trusted at %.3f", share)
-    return fitted
+    assert isinstance(fitted.net, PricingNet)
+    if validated:
+        share = least_squares_share(fitted.net, store, "validation")
+    if share is None or share == 1.0:
+        return fitted
+    fitted.net.head.trust.fill_(share)
+    log.info("the net's corrections are trusted at %.3f", share)
+    if not validated:
+        return fitted
+    task = open_task(cfg, store)
+    return dataclasses.replace(
+        fitted, best_validation=root_mean_square_error(fitted.net, task, task.validation_batches())
+    )
 
 
 def _judged_first(cfg: Config, store: FeatureStore, checkpoints: Path) -> float | None:
@@ -56,7 +68,8 @@ def _judged_first(cfg: Config, store: FeatureStore, checkpoints: Path) -> float 
     if held_out is None:
         return None
     net = fit(cfg, held_out, checkpoints).net
-    return least_squares_share(net, held_out, HELD_OUT) if isinstance(net, PricingNet) else None
+    assert isinstance(net, PricingNet)
+    return least_squares_share(net, held_out, HELD_OUT)
 
 
 def without_last(store: FeatureStore, share: float, embargo: int) -> FeatureStore | None:

@@ -131,6 +131,8 @@ def _judged(underlying: str, found: Inspected) -> list[str]:
         move = 100 * float(np.log(now.spot / found.last.spot))
         worst = max(found.score.by_statistic.items(), key=lambda item: abs(item[1]))
         verdict = f"UNUSUAL, above {100 * UNUSUAL:g} %" if found.unusual else "usual"
+        if not found.score.calibrated:
+            verdict = "no verdict: the net had too few dates to hold out for a reference"
         lines += [
             f"last seen {iso(np.array([found.last.ts]))[0]} at {found.last.spot:g}; the underlying moved {move:+.2f} %",
             f"anomaly score {found.score.value:.2f}, above {100 * found.score.percentile:.1f} % of the reference "

@@ -40,8 +40,8 @@ class Inspected:
 
     @property
     def unusual(self) -> bool:
-        """Whether the score lies above UNUSUAL of the reference's."""
-        return self.score is not None and self.score.percentile > UNUSUAL
+        """Whether the score lies above UNUSUAL of the reference's, and the reference can tell."""
+        return self.score is not None and self.score.calibrated and self.score.percentile > UNUSUAL
 
 
 def regime_names(bundle: Bundle) -> list[str]:
@@ -93,6 +93,10 @@ def _last_usable(chain: Sequence[Quotes], now: Quotes) -> LastSeen | None:
 
 
 def _regimes(names: list[str], answer: SurfaceAnswer) -> dict[str, float]:
-    if len(names) != answer.regime.shape[1]:
+    if not names:
         return {}  # a net trained without labels has one nameless regime
+    if len(names) != answer.regime.shape[1]:
+        raise BundleError(
+            f"manifest.json: feature_spec.regimes names {len(names)}, the net tells {answer.regime.shape[1]}"
+        )
     return dict(zip(names, answer.regime[0].astype(float).tolist(), strict=True))

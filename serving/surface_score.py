@@ -30,6 +30,7 @@ Floats = npt.NDArray[np.float32]
 STATISTICS = ("surprise", "residual", "worst_tenor", "worst_moneyness")
 FEWEST_CELLS = 3  # of a hidden tenor or column, to judge it
 FEWEST_REFERENCES = 5
+FEWEST_CALIBRATED = 100  # dates: with fewer nothing can lie above 99 % of them
 SMALLEST_SPREAD = 0.05  # of the logarithm
 
 
@@ -74,15 +75,19 @@ SurfaceNet = Callable[[SurfaceInput], SurfaceAnswer]
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics on dates the net wasn't fitted on: medians and spreads of their logarithms [4], their scores
-    ascending."""
+    """Statistics on some dates: medians and spreads of their logarithms [4], their scores ascending.
+
+    `held_out`: the net wasn't fitted on these dates. If it was, new dates score higher than they did, whatever they
+    are.
+    """
 
     median: Array
     spread: Array
     scores: Array
+    held_out: bool = True
 
     @classmethod
-    def fit(cls, statistics: Sequence[Array]) -> Reference:
+    def fit(cls, statistics: Sequence[Array], *, held_out: bool = True) -> Reference:
         """From the statistics of at least FEWEST_REFERENCES surfaces; one that none of them gives is never held
         against (infinite spread)."""
         assert len(statistics) >= FEWEST_REFERENCES, "checked by the caller"
@@ -93,35 +98,43 @@ class Reference:
             if known.size:
                 median[place] = np.median(known)
                 spread[place] = max(1.4826 * float(np.median(np.abs(known - median[place]))), SMALLEST_SPREAD)
-        return cls(median, spread, np.sort(np.nanmax(np.abs(logs - median) / spread, axis=1)))
+        return cls(median, spread, np.sort(np.nanmax(np.abs(logs - median) / spread, axis=1)), held_out)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a score can be called unusual at all: dates held out, and FEWEST_CALIBRATED of them."""
+        return self.held_out and len(self.scores) >= FEWEST_CALIBRATED
 
     def to_arrays(self) -> dict[str, Array]:
         """For `reference.npz`."""
-        return {"score_median": self.median, "score_spread": self.spread, "score_reference": self.scores}
+        return {"score_median": self.median, "score_spread": self.spread, "score_reference": self.scores,
+                "score_held_out": np.array([float(self.held_out)])}  # fmt: skip
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], file: str) -> Reference:
         """Read back `to_arrays`; BundleError where something is missing or of another shape."""
-        parts = [arrays.get(name) for name in ("score_median", "score_spread", "score_reference")]
-        median, spread, scores = parts
-        if median is None or spread is None or scores is None or not scores.size:
+        names = ("score_median", "score_spread", "score_reference", "score_held_out")
+        median, spread, scores, held_out = (arrays.get(name) for name in names)
+        if median is None or spread is None or scores is None or not scores.size or held_out is None:
             raise BundleError(f"{file}: holds no reference of the anomaly score; export the bundle again")
         if median.shape != (len(STATISTICS),) or spread.shape != median.shape or scores.ndim != 1:
             raise BundleError(f"{file}: the reference of the anomaly score has shapes {median.shape}, {spread.shape}")
         if not (np.isfinite(median).all() and (spread > 0).all() and np.isfinite(scores).all()):
             raise BundleError(f"{file}: the reference of the anomaly score holds medians {median}, spreads {spread} or "
                               "scores that can't be; export the bundle again")  # fmt: skip
-        return cls(median.astype(np.float64), spread.astype(np.float64), np.sort(scores.astype(np.float64)))
+        parts = median.astype(np.float64), spread.astype(np.float64), np.sort(scores.astype(np.float64))
+        return cls(*parts, held_out=bool(held_out.size and held_out.all()))
 
 
 @dataclass(frozen=True)
 class Score:
-    """`value`: the most unusual statistic, in robust deviations; `percentile`: share of the reference dates below
-    it."""
+    """`value`: the most unusual statistic, in robust deviations; `percentile`: share of the reference dates, and of
+    this one, below it (so that exchangeable dates exceed 99 % once in a hundred)."""
 
     value: float
     percentile: float
     by_statistic: Mapping[str, float]  # signed robust deviations: positive is large; those that could be judged
+    calibrated: bool = True  # see `Reference.calibrated`
 
 
 def statistics(net: SurfaceNet, one: SurfaceInput) -> tuple[Array, SurfaceAnswer]:
@@ -150,6 +163,6 @@ def score(found: Array, reference: Reference) -> Score:
     """Hold statistics against the reference."""
     signed = (np.log(found) - reference.median) / reference.spread
     value = float(np.nanmax(np.abs(signed)))
-    below = float(np.searchsorted(reference.scores, value, side="left")) / len(reference.scores)
+    below = float(np.searchsorted(reference.scores, value, side="left")) / (len(reference.scores) + 1)
     judged = {name: float(one) for name, one in zip(STATISTICS, signed, strict=True) if not np.isnan(one)}
-    return Score(value, below, judged)
+    return Score(value, below, judged, reference.calibrated)

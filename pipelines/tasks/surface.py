@@ -20,6 +20,7 @@ from torch import Tensor
 from models.surface_vae import Answer, Known, SurfaceVAE, Units
 from pipelines.config import Config, SurfaceVAESettings
 from pipelines.dataset import FeatureStore
+from serving.errors import TooFewSnapshotsError
 from serving.surface_grid import SHAPE
 
 VOL_POINT = 0.01
@@ -76,6 +77,11 @@ class SurfaceTask:
         places = self.store.places("train")
         surface, mask, last, last_mask = (self.store.grids[places, part].astype(np.float64) for part in range(4))
         both = mask * last_mask
+        if not both.any():
+            raise TooFewSnapshotsError(
+                "no training date knows a cell of the surface grid that the date before knew too: the chains are too "
+                "sparse for surface_vae; give denser ones, or more dates"
+            )
         level = _mean(surface, mask)
         change = _mean((surface - last) ** 2, both)
         moves = self.store.moves[places].astype(np.float64)
@@ -168,6 +174,6 @@ def _hidden(generator: np.random.Generator, share: float) -> npt.NDArray[np.bool
 def _mean(values: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Weighted mean over surfaces [G]; a cell never known gets the mean of the others."""
     count = weight.sum(0)
-    mean = np.where(count > 0, (values * weight).sum(0) / np.maximum(count, 1.0), np.nan)
-    overall = float(np.nanmean(mean)) if (count > 0).any() else 0.2
-    return np.where(count > 0, mean, overall)
+    mean = (values * weight).sum(0) / np.maximum(count, 1.0)
+    filled: npt.NDArray[np.float64] = np.where(count > 0, mean, mean[count > 0].mean())
+    return filled

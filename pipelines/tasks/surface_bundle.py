@@ -32,7 +32,7 @@ from serving.tables import Market
 
 GOLDEN_SURFACES = 8
 TOLERANCE = 1e-4  # of every output, against PyTorch in float32; relative where a value is above 1
-FEWEST_VALIDATION = 30  # dates; with fewer the training dates are the reference
+FEWEST_VALIDATION = 30  # snapshots; with fewer the training dates are the reference, and no verdict is given
 
 
 def torch_net(net: SurfaceVAE) -> SurfaceNet:
@@ -55,12 +55,14 @@ def surface_input(store: FeatureStore, place: int) -> SurfaceInput:
 
 def reference(net: SurfaceVAE, store: FeatureStore) -> Reference:
     """Of the anomaly score; raises TooFewSnapshotsError with fewer than FEWEST_REFERENCES surfaces."""
-    places = store.places("validation")
-    places = places if len(places) >= FEWEST_VALIDATION else store.places("train")
+    validation = store.places("validation")
+    held_out = len(validation) >= FEWEST_VALIDATION
+    places = validation if held_out else store.places("train")
     if len(places) < FEWEST_REFERENCES:
         raise TooFewSnapshotsError(f"the anomaly score needs {FEWEST_REFERENCES} training dates, have {len(places)}")
     answer = torch_net(net)
-    return Reference.fit([statistics(answer, surface_input(store, int(place)))[0] for place in places])
+    found = [statistics(answer, surface_input(store, int(place)))[0] for place in places]
+    return Reference.fit(found, held_out=held_out)
 
 
 def contents(trained: Trained, store: FeatureStore, quotes_path: Path, history: str | None) -> Contents:
@@ -77,7 +79,7 @@ def contents(trained: Trained, store: FeatureStore, quotes_path: Path, history: 
 def golden_arrays(net: SurfaceVAE, store: FeatureStore) -> Arrays:
     """The last test surfaces, latest first, every other one with half of its cells hidden, and the net's answers."""
     places = store.places("test")[::-1][:GOLDEN_SURFACES]
-    hidden = np.stack([draw_hidden(CELLS, 0.5 * (place % 2), 0, int(place)) for place in places])
+    hidden = np.stack([draw_hidden(CELLS, 0.5 * (count % 2), int(place)) for count, place in enumerate(places)])
     whole = [
         surface_input(store, int(place)).hiding(row[np.newaxis]) for place, row in zip(places, hidden, strict=True)
     ]

@@ -15,7 +15,7 @@ import polars as pl
 
 from models.surface_vae import SurfaceVAE
 from pipelines import metrics, plots, plots_surface
-from pipelines.completion import complete, draw_hidden, fit_detail
+from pipelines.completion import alone, complete, draw_hidden, fit_blend
 from pipelines.config import Config
 from pipelines.dataset import FeatureStore
 from pipelines.plots_surface import CAPTIONS
@@ -40,38 +40,41 @@ def evaluate(cfg: Config, store: FeatureStore, trained: Trained) -> Evaluation:
     own = trained.net
     assert isinstance(own, SurfaceVAE)
     net = torch_net(own)
-    predictions = {share: predict_table(store, net, share, cfg.seed) for share in HIDDEN_SHARES}
+    predictions = {share: predict_table(store, net, share) for share in HIDDEN_SHARES}
     first = predictions[HIDDEN_SHARES[0]]
     shares = pl.concat(
         pl.DataFrame([{"hidden": f"{100 * share:.0f} %", "predictor": name, "iv_rmse": score["iv_rmse"],
                        "quotes": score["rows"]} for name, score in metrics.scores(table).items()])
         for share, table in predictions.items()
     )  # fmt: skip
+    shares = pl.concat([shares, net_alone(store, net)])
     found = detect(store, net, reference(own, store))
     regimes = regime_table(store, net)
     return Evaluation(
-        predictions=first, figures=_figures(store, net, first, found, cfg.seed), captions=CAPTIONS,
-        sanity=sanity_bounds(store, net, first, cfg.seed),
+        predictions=first, figures=_figures(store, net, first, found), captions=CAPTIONS,
+        sanity=sanity_bounds(store, net),
         tables={"Completion by share of quotes hidden: IV RMSE [vol points]": _side_by_side(shares),
                 "Faults found: area under the ROC curve": found.table, "Regimes on the test dates": regimes},
         measures={"completion": shares.to_dicts(), "faults": found.table.to_dicts(), "regimes": regimes.to_dicts()},
         notes=[f"{100 * HIDDEN_SHARES[0]:.0f} % of the test dates' quotes were hidden, drawn singly; every predictor "
                "completes them from the others. Forwards and discounts of the date are taken as known.",
-               "shifted last: the last smile at the strike plus the visible quotes' changes, interpolated.",
+               "shifted last: the last smile at the strike plus the visible quotes' changes, interpolated. grid "
+               "interpolation: the grid of the visible quotes, filled, corrected by the expiry's. net alone: the net's "
+               "grid read at the quotes, corrected by nothing.",
                "Regimes are labelled by realised volatility unless features.regimes names a file: agreement with such "
                "labels says that the surface knows what the underlying does, no more."],
     )  # fmt: skip
 
 
-def predict_table(store: FeatureStore, net: SurfaceNet, share: float, seed: int) -> pl.DataFrame:
+def predict_table(store: FeatureStore, net: SurfaceNet, share: float) -> pl.DataFrame:
     """One row per hidden test quote: identity, labels, and a volatility and a price per predictor."""
     rows = test_rows(store)
     places = [int(place) for place in store.places("test")]
-    hidden = {place: draw_hidden(_count(store, place), share, seed, place) for place in places}
+    hidden = {place: draw_hidden(_count(store, place), share, place) for place in places}
     # rows.parquet is in order of time, then underlying: so is `places`
     chosen = rows.filter(pl.Series(np.concatenate([hidden[place] for place in places])))
-    detail = fit_detail(store, net, share, seed)
-    parts = [complete(store, place, net, hidden[place], detail=detail) for place in places]
+    blend = fit_blend(store, net, share)
+    parts = [complete(store, place, net, hidden[place], blend) for place in places]
     volatilities = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     forward, strike, tau, discount, right = (
         chosen[name].to_numpy() for name in ("forward", "strike", "tau", "discount", "right_sign")
@@ -81,6 +84,21 @@ def predict_table(store: FeatureStore, net: SurfaceNet, share: float, seed: int)
         price = black76.price(forward, strike, tau, volatility, discount, right)
         columns += [pl.Series(f"iv_{name}", volatility), pl.Series(f"price_{name}", price)]
     return chosen.select(*IDENTITY, "tau", "bid", "ask", "forward", "discount", "iv_market").with_columns(columns)
+
+
+def net_alone(store: FeatureStore, net: SurfaceNet) -> pl.DataFrame:
+    """The net's own answers at the hidden quotes, without its neighbours' correction: what a host's grid says."""
+    rows = []
+    for share in HIDDEN_SHARES:
+        misses = []
+        for place in (int(place) for place in store.places("test")):
+            hidden = draw_hidden(_count(store, place), share, place)
+            market = store.rows["iv_market"][store.row_range(place)].to_numpy()[hidden]
+            misses.append(100.0 * (alone(store, place, net, hidden) - market))
+        miss = np.concatenate(misses)
+        rows.append({"hidden": f"{100 * share:.0f} %", "predictor": "net alone",
+                     "iv_rmse": float(np.sqrt(np.mean(miss**2))), "quotes": len(miss)})  # fmt: skip
+    return pl.DataFrame(rows)
 
 
 def _count(store: FeatureStore, place: int) -> int:
@@ -120,10 +138,10 @@ def _answer(store: FeatureStore, net: SurfaceNet, place: int) -> SurfaceAnswer:
     return net(surface_input(store, place))
 
 
-def sanity_bounds(store: FeatureStore, net: SurfaceNet, predictions: pl.DataFrame, seed: int) -> list[SanityBound]:
+def sanity_bounds(store: FeatureStore, net: SurfaceNet) -> list[SanityBound]:
     """Without any quote of the date the net must be worse; with more of them (a fifth hidden) better."""
-    fewer = predict_table(store, net, 0.2, seed)
-    blind = predict_table(store, net, 1.0, seed)
+    fewer = predict_table(store, net, 0.2)
+    blind = predict_table(store, net, 1.0)
     errors = {name: metrics.scores(table)["model"]["iv_rmse"] for name, table in (("fewer", fewer), ("blind", blind))}
     return [
         SanityBound("every quote hidden", errors["blind"], "worse",
@@ -132,9 +150,7 @@ def sanity_bounds(store: FeatureStore, net: SurfaceNet, predictions: pl.DataFram
     ]  # fmt: skip
 
 
-def _figures(
-    store: FeatureStore, net: SurfaceNet, predictions: pl.DataFrame, found: Detection, seed: int
-) -> dict[str, Any]:
+def _figures(store: FeatureStore, net: SurfaceNet, predictions: pl.DataFrame, found: Detection) -> dict[str, Any]:
     figures = plots.all_figures(predictions)
     every = [int(place) for name in ("train", "validation", "test") for place in store.places(name)]
     answers = {place: _answer(store, net, place) for place in every}
@@ -153,7 +169,7 @@ def _figures(
     figures["anomaly_score"] = plots_surface.anomaly_score(dates[found.places], found.clean, found.percentile, UNUSUAL)
     place = test[len(test) // 2]
     whole = surface_input(store, place)
-    half = whole.hiding(draw_hidden(whole.mask.size, 0.5, seed, place)[np.newaxis])
+    half = whole.hiding(draw_hidden(whole.mask.size, 0.5, place)[np.newaxis])
     figures["completed_surface"] = plots_surface.completed_surface(
         half.surface[0], half.mask[0], net(half).completed[0], whole.surface[0], whole.mask[0],
         f"{str(dates[place])[:10]}, half of the cells given",

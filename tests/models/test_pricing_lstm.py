@@ -67,11 +67,18 @@ def store(counts: dict[str, int]) -> FeatureStore:
     """Steps that name themselves: column 0 the underlying, column 1 its step number from 1."""
     rows = [(name, number + 1) for name, count in counts.items() for number in range(count)]
     steps = np.array([[list(counts).index(name) + 1, number] for name, number in rows], dtype=np.float32)
-    snapshots = pl.DataFrame({"underlying": [name for name, _ in rows]})
+    snapshots = pl.DataFrame({"underlying": [name for name, _ in rows], "segment": 0})
     scaler = Scaler((0.0, 0.0), (1.0, 1.0))
     spec = FeatureSpec(T, (), scaler, scaler)
     nothing = np.zeros((0, K), np.float32)
     return FeatureStore(spec, steps, nothing, nothing, nothing, pl.DataFrame(), snapshots)
+
+
+def test_a_window_ends_at_a_split_of_the_shares() -> None:
+    made = store({"AAPL": 8})
+    cut = made.snapshots.with_columns(segment=pl.Series([0] * 5 + [1] * 3))
+    window = FeatureStore(made.spec, made.steps, made.contracts, made.grids, made.moves, made.rows, cut).window(6)
+    assert window[:, 1].tolist() == [*np.zeros(T - 2), 6, 7]
 
 
 def test_a_window_holds_the_last_steps_of_its_own_underlying_after_zeros() -> None:

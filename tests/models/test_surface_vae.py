@@ -172,7 +172,7 @@ def test_the_loss_is_the_bound_written_out(labels: list[int]) -> None:
             uniform = Categorical(probs=torch.ones(R, dtype=torch.float64) / R)
             divergence = (said.probs * each[date]).sum() + kl_divergence(said, uniform)
             taught = torch.zeros(())
-        terms.append(misfit + KL_WEIGHT * divergence / G + REGIME_WEIGHT * taught)
+        terms.append(misfit + KL_WEIGHT * divergence / cells.sum() + REGIME_WEIGHT * taught)
     assert found.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-12)
 
 

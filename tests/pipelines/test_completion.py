@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.completion import FLOOR, Snapshot, complete, draw_hidden, fit_detail, without_spikes
+from pipelines.completion import FLOOR, Blend, Snapshot, complete, draw_hidden, fit_blend, without_spikes
 from pipelines.dataset import FeatureStore
 from pipelines.svi import SVI
 from serving.features import FeatureSpec, Scaler
@@ -59,6 +59,9 @@ def rows(strikes: Array = X) -> tuple[Array, Array]:
 WORLD = svi_world(*rows())
 
 
+HALF = Blend(0.5, 0.5)
+
+
 def answer_of(completed: Array) -> SurfaceAnswer:
     count = len(completed)
     ones = np.ones((count, 1), np.float32)
@@ -73,7 +76,7 @@ def level_net(known: SurfaceInput) -> SurfaceAnswer:
 
 
 def hiding(share: float = 0.5, seed: int = 0) -> np.ndarray:
-    return draw_hidden(len(WORLD), share, seed, 0)
+    return draw_hidden(len(WORLD), share, seed)
 
 
 @settings(max_examples=20, deadline=None)
@@ -81,9 +84,9 @@ def hiding(share: float = 0.5, seed: int = 0) -> np.ndarray:
 def test_nobody_looks_at_what_is_hidden(seed: int, share: float, by: float) -> None:
     noise = np.random.default_rng(seed).normal(0, 0.01, WORLD.size)
     hidden = hiding(share, seed)
-    first = complete(store_of(WORLD + noise, WORLD), 0, level_net, hidden)
-    second = complete(store_of(WORLD + noise + by * hidden, WORLD), 0, level_net, hidden)
-    assert set(first) == {"model", "interpolation", "svi", "sticky_strike", "shifted_last"}
+    first = complete(store_of(WORLD + noise, WORLD), 0, level_net, hidden, HALF)
+    second = complete(store_of(WORLD + noise + by * hidden, WORLD), 0, level_net, hidden, HALF)
+    assert set(first) == {"model", "interpolation", "grid_interpolation", "svi", "sticky_strike", "shifted_last"}
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name], err_msg=name)
         assert values.shape == (hidden.sum(),)
@@ -93,8 +96,8 @@ def test_nobody_looks_at_what_is_hidden(seed: int, share: float, by: float) -> N
 
 def test_everyone_but_the_last_surface_looks_at_what_is_visible() -> None:
     hidden = hiding()
-    first = complete(store_of(WORLD, WORLD), 0, level_net, hidden)
-    second = complete(store_of(WORLD + 0.05 * ~hidden, WORLD), 0, level_net, hidden)
+    first = complete(store_of(WORLD, WORLD), 0, level_net, hidden, HALF)
+    second = complete(store_of(WORLD + 0.05 * ~hidden, WORLD), 0, level_net, hidden, HALF)
     for name, values in first.items():
         assert (name == "sticky_strike") == np.array_equal(values, second[name]), name
 
@@ -102,8 +105,8 @@ def test_everyone_but_the_last_surface_looks_at_what_is_visible() -> None:
 def test_a_world_of_svi_smiles_is_completed_by_svi() -> None:
     """To 0.01 vol points where a smile shows some thirty quotes; interpolation cuts corners."""
     world = svi_world(*rows(DENSE))
-    hidden = draw_hidden(world.size, 0.5, 0, 0)
-    found = complete(store_of(world, world + 0.1, strikes=DENSE), 0, level_net, hidden)
+    hidden = draw_hidden(world.size, 0.5, 0)
+    found = complete(store_of(world, world + 0.1, strikes=DENSE), 0, level_net, hidden, HALF)
     error = 100 * np.abs(found["svi"] - world[hidden])
     assert error.max() < 0.01
     assert 100 * np.abs(found["interpolation"] - world[hidden]).max() > 0.01
@@ -117,7 +120,7 @@ def test_a_shift_of_all_quotes_is_seen_in_one(seed: int, share: float, by: float
     hidden = hiding(share, seed)
     if hidden.all():
         hidden[seed % hidden.size] = False
-    found = complete(store_of(last + by, last), 0, level_net, hidden, detail=1.0)
+    found = complete(store_of(last + by, last), 0, level_net, hidden, Blend(0.0, 1.0))
     np.testing.assert_allclose(found["shifted_last"], (last + by)[hidden], atol=1e-12)
     np.testing.assert_allclose(found["model"], (last + by)[hidden], atol=1e-6)
 
@@ -128,7 +131,7 @@ def test_a_smile_without_a_visible_quote_lies_between_its_neighbours(place: int)
     hidden[place] = True
     levels = 0.2 + 0.01 * np.arange(len(DAYS))
     now = np.repeat(levels, len(X))
-    found = complete(store_of(now, np.full(now.size, 0.2)), 0, level_net, hidden.ravel())
+    found = complete(store_of(now, np.full(now.size, 0.2)), 0, level_net, hidden.ravel(), HALF)
     last = len(DAYS) - 1
     before, after = {0: (1, 1), last: (last - 1, last - 1)}.get(place, (place - 1, place + 1))
     below, above = levels[before], levels[after]
@@ -143,7 +146,7 @@ def test_a_smile_without_a_visible_quote_lies_between_its_neighbours(place: int)
 
 def test_everything_hidden_leaves_the_last_surface_and_the_net() -> None:
     hidden = np.ones(WORLD.size, dtype=bool)
-    found = complete(store_of(WORLD + 0.05, WORLD), 0, level_net, hidden)
+    found = complete(store_of(WORLD + 0.05, WORLD), 0, level_net, hidden, HALF)
     np.testing.assert_array_equal(found["sticky_strike"], WORLD)
     np.testing.assert_array_equal(found["shifted_last"], WORLD)
     np.testing.assert_allclose(found["model"], WORLD, atol=5e-3)
@@ -152,18 +155,23 @@ def test_everything_hidden_leaves_the_last_surface_and_the_net() -> None:
 
 
 def test_nothing_hidden_gives_nothing() -> None:
-    found = complete(store_of(WORLD, WORLD), 0, level_net, np.zeros(WORLD.size, dtype=bool))
+    found = complete(store_of(WORLD, WORLD), 0, level_net, np.zeros(WORLD.size, dtype=bool), HALF)
     assert all(values.shape == (0,) for values in found.values())
 
 
-def test_what_is_hidden_depends_on_seed_place_and_share_alone() -> None:
-    first = draw_hidden(10_000, 0.3, 1, 2)
-    np.testing.assert_array_equal(first, draw_hidden(10_000, 0.3, 1, 2))
+def test_what_is_hidden_depends_on_place_and_share_alone_and_shares_are_nested() -> None:
+    first = draw_hidden(10_000, 0.3, 2)
+    np.testing.assert_array_equal(first, draw_hidden(10_000, 0.3, 2))
     assert first.mean() == pytest.approx(0.3, abs=0.02)
-    for other in (draw_hidden(10_000, 0.3, 2, 2), draw_hidden(10_000, 0.3, 1, 3), draw_hidden(10_000, 0.31, 1, 2)):
-        assert (first != other).mean() > 0.3
-    assert draw_hidden(50, 1.0, 0, 0).all()
-    assert not draw_hidden(50, 0.0, 0, 0).any()
+    assert (first != draw_hidden(10_000, 0.3, 3)).mean() > 0.3
+    assert (draw_hidden(10_000, 0.8, 2) >= first).all()
+    assert draw_hidden(50, 1.0, 0).all()
+    assert not draw_hidden(50, 0.0, 0).any()
+
+
+@given(place=st.integers(0, 500), rows=st.integers(1, 5))
+def test_one_quote_at_least_is_visible(place: int, rows: int) -> None:
+    assert not draw_hidden(rows, 0.99, place).all()
 
 
 def test_roots_of_one_date_are_smiles_of_their_own_and_equal_strikes_count_once() -> None:
@@ -187,21 +195,24 @@ def last_net(known: SurfaceInput) -> SurfaceAnswer:
     return answer_of(known.last)
 
 
-@pytest.mark.parametrize(("kept", "wanted"), [(1.0, 1.0), (0.0, 0.0), (0.5, 0.5)])
-def test_detail_is_the_share_of_the_last_smiles_bumps_that_stayed(kept: float, wanted: float) -> None:
+@pytest.mark.parametrize("kept", [1.0, 0.0, 0.5])
+def test_what_is_not_read_between_the_cells_is_the_share_of_bumps_that_stayed(kept: float) -> None:
     bumps = 0.01 * np.random.default_rng(0).standard_normal(WORLD.size)
     store = store_of(WORLD + kept * bumps, WORLD + bumps, ("train", "train", "validation", "test"))
-    assert fit_detail(store, last_net, 0.5, 0) == pytest.approx(wanted, abs=0.15)
+    blend = fit_blend(store, last_net, 0.5)
+    assert blend.between == pytest.approx(1.0 - kept, abs=0.15)
+    assert min(blend.between, blend.moved) >= 0.0
+    assert blend.between + blend.moved <= 1.0 + 1e-12
 
 
-def test_detail_looks_at_nothing_of_the_test() -> None:
+def test_the_blend_looks_at_nothing_of_the_test() -> None:
     bumps = 0.01 * np.random.default_rng(0).standard_normal(WORLD.size)
     store = store_of(WORLD + 0.5 * bumps, WORLD + bumps, ("train", "train", "validation", "test"))
     test = store.row_range(3)
     market = store.rows["iv_market"].to_numpy().copy()
     market[test] = 0.9
     other = dataclasses.replace(store, rows=store.rows.with_columns(iv_market=market))
-    assert fit_detail(other, last_net, 0.5, 0) == fit_detail(store, last_net, 0.5, 0)
+    assert fit_blend(other, last_net, 0.5) == fit_blend(store, last_net, 0.5)
 
 
 @settings(max_examples=40, deadline=None)

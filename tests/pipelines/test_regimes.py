@@ -19,9 +19,8 @@ def snapshots(training: np.ndarray, test: np.ndarray) -> pl.DataFrame:
     realised = np.concatenate([training, test])
     ts = [START + datetime.timedelta(days=day) for day in range(len(realised))]
     split = ["train"] * len(training) + ["test"] * len(test)
-    return pl.DataFrame({"ts": ts, "split": split, "realised_volatility": realised}).with_columns(
-        pl.col("ts").cast(pl.Datetime("ns"))
-    )
+    table = pl.DataFrame({"ts": ts, "split": split, "realised_volatility": realised, "underlying": "SPX"})
+    return table.with_columns(pl.col("ts").cast(pl.Datetime("ns")))
 
 
 TABLE = snapshots(np.random.default_rng(0).permutation(np.linspace(0.1, 0.3, 101)), np.array([0.05, 0.2, 0.9, 0.16]))
@@ -44,6 +43,19 @@ def test_thresholds_dont_look_at_other_dates() -> None:
     )
     first, second = (label_regimes(table, None).filter(pl.col("split") == "train") for table in (TABLE, other))
     assert first["regime"].equals(second["regime"])
+
+
+def test_every_underlying_has_its_own_percentiles() -> None:
+    """A stock isn't stressed because it isn't an index."""
+    stock = TABLE.with_columns(realised_volatility=4.0 * pl.col("realised_volatility"), underlying=pl.lit("AAPL"))
+    found = label_regimes(pl.concat([TABLE, stock]), None)
+    assert found["regime"][: len(TABLE)].equals(found["regime"][len(TABLE) :])
+
+
+@pytest.mark.parametrize("values", [[0.2] * 40, [None] * 40, [0.1, 0.2] * 20])
+def test_where_percentiles_mean_nothing_nothing_is_labelled(values: list[float | None]) -> None:
+    few = snapshots(np.zeros(40), np.zeros(0)).with_columns(pl.Series("realised_volatility", values, dtype=pl.Float64))
+    assert label_regimes(few, None)["regime"].null_count() == 40
 
 
 def write(path: Path, text: str) -> str:

@@ -192,7 +192,11 @@ def test_units_are_means_and_deviations_of_known_cells(tiny_run: TinyRun, store:
 
 def test_sizes_are_those_of_the_grid_and_the_labels(tiny_run: TinyRun, store: FeatureStore) -> None:
     sizes = task_on(tiny_run, store).sizes()
-    assert (sizes["cells"], sizes["moves"], sizes["regimes"]) == (CELLS, len(MOVE_FEATURES), len(regime_names(store)))
+    assert (sizes["cells"], sizes["moves"], sizes["regimes"]) == (
+        CELLS,
+        len(MOVE_FEATURES),
+        max(len(regime_names(store)), 1),
+    )
     assert (sizes["latent"], sizes["width"]) == (2, 16)
 
 

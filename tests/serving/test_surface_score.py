@@ -139,10 +139,25 @@ def test_an_answer_that_is_no_number_is_most_unusual(reference: Reference) -> No
 
     found = score(statistics(broken, day(1))[0], reference)
     assert np.isfinite(found.value)
-    assert found.percentile == 1.0
+    assert found.percentile == highest(reference)
 
 
 # --- the score
+
+
+def highest(reference: Reference) -> float:
+    """The percentile above every reference date: the judged one counts too."""
+    return len(reference.scores) / (len(reference.scores) + 1)
+
+
+@pytest.mark.parametrize(
+    ("dates", "held_out", "calibrated"), [(100, True, True), (99, True, False), (100, False, False)]
+)
+def test_a_verdict_takes_a_hundred_dates_that_the_net_did_not_see(dates: int, held_out: bool, calibrated: bool) -> None:
+    reference = Reference(np.zeros(4), np.ones(4), np.linspace(0.1, 3.0, dates), held_out)
+    read = Reference.from_arrays(reference.to_arrays(), "reference.npz")
+    assert score(np.ones(4), read).calibrated == calibrated
+    assert (highest(reference) > 0.99) == (dates >= 100)
 
 
 def test_a_usual_surface_scores_low_and_spoilt_ones_high(reference: Reference) -> None:
@@ -154,7 +169,7 @@ def test_a_usual_surface_scores_low_and_spoilt_ones_high(reference: Reference) -
         wrong = spoilt.copy()
         wrong[change] += 0.03
         found = judged(with_surface(day(1000), wrong.ravel()), reference)
-        assert found.percentile == 1.0
+        assert found.percentile == highest(reference)
         assert found.value > max(one.value for one in fresh)
 
 
@@ -165,7 +180,7 @@ def test_a_surface_that_does_not_stir_is_unusual(reference: Reference) -> None:
         move=np.array([[-0.03, 0.03, 1.0]], np.float32),
     )  # fmt: skip
     found = judged(stale, reference)
-    assert found.percentile == 1.0
+    assert found.percentile == highest(reference)
     assert found.by_statistic["surprise"] > 5.0
     assert found.by_statistic["residual"] < -5.0
 
@@ -193,9 +208,9 @@ def test_percentile_never_falls_as_a_statistic_moves_away(deviations: list[float
     assert worse.value == pytest.approx(np.abs(signs).max(), abs=1e-9)
 
 
-def test_percentile_is_the_share_of_reference_dates_strictly_below() -> None:
+def test_percentile_is_the_share_of_reference_dates_and_this_one_strictly_below() -> None:
     reference = Reference(np.zeros(4), np.ones(4), np.array([1.0, 2.0, 2.0, 3.0]))
-    for value, below in ((0.5, 0.0), (1.0, 0.0), (2.0, 0.25), (2.5, 0.75), (3.0, 0.75), (3.5, 1.0)):
+    for value, below in ((0.5, 0.0), (1.0, 0.0), (2.0, 0.2), (2.5, 0.6), (3.0, 0.6), (3.5, 0.8)):
         assert score(np.exp([0.0, -value, 0.0, 0.0]), reference).percentile == below
 
 
