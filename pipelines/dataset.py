@@ -44,6 +44,11 @@ class FeatureStore:
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("steps", "contracts", "grids", "moves")
         )
         rows, snapshots = (pl.read_parquet(folder / f"{name}.parquet") for name in ("rows", "snapshots"))
+        lacking = [name for name in ("segment", "regime", "first_row") if name not in snapshots.columns]
+        if lacking or not len(steps) == len(grids) == len(moves) == len(snapshots) or len(contracts) != len(rows):
+            what = ", ".join(lacking) or "rows"
+            raise DataError(f"{folder} was made by another version (snapshots.parquet lacks {what}): run python -m "
+                            "pipelines.features with the same out= again")  # fmt: skip
         return cls(spec, steps, contracts, grids, moves, rows, snapshots)
 
     def places(self, split: str) -> npt.NDArray[np.intp]:

@@ -31,7 +31,9 @@ Array = npt.NDArray[np.float64]
 
 log = logging.getLogger("strikeforge.trust")
 
-FEWEST_HELD_OUT = 3  # dates; with fewer the share stays 1
+FEWEST_HELD_OUT = 3  # dates to judge by
+FEWEST_LEFT = 5  # dates for the first fit; a net that can't be judged so isn't believed at all
+FEW_HELD_OUT = 6  # dates; with fewer the share is taken one standard error lower
 HELD_OUT = "held_out"  # their split in the first fit
 
 
@@ -63,21 +65,24 @@ def fit_trusted(cfg: Config, store: FeatureStore, checkpoints: Path, **options: 
 
 
 def _judged_first(cfg: Config, store: FeatureStore, checkpoints: Path) -> float | None:
-    """The share by a net that hasn't seen the last training dates; None where there are too few."""
+    """The share by a net that hasn't seen the last training dates; None where none is wanted."""
+    if cfg.trainer.trust_share == 0.0:
+        return None
     held_out = without_last(store, cfg.trainer.trust_share, cfg.split.embargo)
     if held_out is None:
-        return None
+        log.warning("too few training dates to judge a net by: the anchored prior is not corrected")
+        return 0.0
     net = fit(cfg, held_out, checkpoints).net
     assert isinstance(net, PricingNet)
     return least_squares_share(net, held_out, HELD_OUT)
 
 
 def without_last(store: FeatureStore, share: float, embargo: int) -> FeatureStore | None:
-    """The store with its last training dates held out, an embargo before them; None with fewer than FEWEST_HELD_OUT."""
+    """The store with its last training dates held out, an embargo before them; None where too few would be left."""
     dates = store.snapshots["ts"].dt.date()
     training = sorted(set(dates.filter(store.snapshots["split"] == "train").to_list()))
-    count = round(share * len(training))
-    if count < FEWEST_HELD_OUT or len(training) - count - embargo < FEWEST_HELD_OUT:
+    count = max(round(share * len(training)), FEWEST_HELD_OUT)
+    if len(training) - count - embargo < FEWEST_LEFT:
         return None
     first = training[-count]
     embargoed = training[len(training) - count - embargo : len(training) - count]
@@ -100,17 +105,21 @@ def least_squares_share(net: PricingNet, store: FeatureStore, split: str) -> flo
 
 
 def share_of(correction: Array, wanted: Array, dates: npt.NDArray[np.datetime64]) -> float:
-    """Least-squares s of s correction = wanted, plus one standard error (jackknife over dates), clipped to [0, 1].
+    """Least-squares s of s correction = wanted, clipped to [0, 1]; 1 where there is no correction.
 
-    The standard error gives the net the benefit of the doubt: only dates that agree against it take its word away (the
-    one-standard-error rule of Breiman et al., 1984). 1 where there is no correction.
+    With fewer than FEW_HELD_OUT dates it is one standard error lower (jackknife over dates): few dates often agree by
+    chance, and what they say of the next ones is worth less than it looks.
     """
     days = np.unique(dates)
     products = np.array([correction[dates == day] @ wanted[dates == day] for day in days])
     squares = np.array([correction[dates == day] @ correction[dates == day] for day in days])
     rest = squares.sum() - squares
-    if not (rest > 0).all():
+    if not squares.any():
         return 1.0
-    without = (products.sum() - products) / rest
-    error = np.sqrt((len(days) - 1) / len(days) * float(np.sum((without - without.mean()) ** 2)))
-    return float(np.clip(products.sum() / squares.sum() + error, 0.0, 1.0))
+    share = products.sum() / squares.sum()
+    if len(days) < FEW_HELD_OUT:
+        if not (rest > 0).all():
+            return 0.0  # one date alone spoke
+        without = (products.sum() - products) / rest
+        share -= float(np.sqrt((len(days) - 1) / len(days) * float(np.sum((without - without.mean()) ** 2))))
+    return float(np.clip(share, 0.0, 1.0))

@@ -151,3 +151,11 @@ def test_features_of_other_code_are_refused(tmp_path: Path, tiny_run: TinyRun) -
     spec.write_text(json.dumps(content))
     with pytest.raises(DataError, match="moon_phase"):
         FeatureStore.open(tmp_path / "features")
+
+
+def test_features_of_another_version_are_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run.out / "features", tmp_path / "features")
+    path = tmp_path / "features/snapshots.parquet"
+    pl.read_parquet(path).drop("segment").write_parquet(path)
+    with pytest.raises(DataError, match=r"another version \(snapshots.parquet lacks segment\).*pipelines.features"):
+        FeatureStore.open(tmp_path / "features")

@@ -42,12 +42,20 @@ def test_a_correction_three_times_too_large_is_cut_to_a_third() -> None:
     assert share_of(3.0 * wanted, wanted, dates) == pytest.approx(1 / 3, abs=1e-9)  # the days agree: no standard error
 
 
-def test_days_that_disagree_leave_the_net_the_benefit_of_the_doubt() -> None:
+def test_few_days_that_disagree_count_against_the_net() -> None:
     wanted, dates = _by_day(50, 4)
-    half = np.isin(dates, DAYS[:3])
-    mixed = np.where(half, wanted, 5.0 * wanted)
+    few = np.isin(dates, DAYS[:4])
+    wanted, dates = wanted[few], dates[few]
+    mixed = np.where(np.isin(dates, DAYS[:2]), wanted, 2.0 * wanted)
     least_squares = float(mixed @ wanted / (mixed @ mixed))
-    assert least_squares < share_of(mixed, wanted, dates) <= 1.0
+    assert 0.0 <= share_of(mixed, wanted, dates) < least_squares
+    assert share_of(0.5 * wanted, 0.4 * wanted, dates) == pytest.approx(0.8)  # they agree: no standard error
+
+
+def test_enough_days_give_the_least_squares_share() -> None:
+    wanted, dates = _by_day(50, 4)
+    mixed = np.where(np.isin(dates, DAYS[:3]), wanted, 5.0 * wanted)
+    assert share_of(mixed, wanted, dates) == pytest.approx(float(mixed @ wanted / (mixed @ mixed)))
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 10.0))
@@ -83,9 +91,9 @@ def test_the_last_training_dates_are_held_out_behind_an_embargo(store: FeatureSt
 
 
 def test_too_few_dates_are_left_alone(store: FeatureStore) -> None:
-    assert without_last(store, 0.0, 1) is None
-    assert without_last(store, 0.01, 1) is None
+    count = store.snapshots.filter(pl.col("split") == "train")["ts"].dt.date().n_unique()
     assert without_last(store, 0.95, 1) is None
+    assert without_last(store, 0.25, count) is None
 
 
 def _short(tiny_run: TinyRun, tmp_path: Path) -> Config:
@@ -114,6 +122,15 @@ def test_the_share_travels_with_the_weights_and_ignores_the_test_dates(tiny_run:
     other = fit_trusted(cfg, dataclasses.replace(store, rows=wrong), tmp_path / "b")
     for name, tensor in fitted.net.state_dict().items():
         assert (tensor == other.net.state_dict()[name]).all(), name
+
+
+@pytest.mark.slow
+def test_a_net_that_cannot_be_judged_is_not_believed(tiny_run: TinyRun, tmp_path: Path) -> None:
+    cfg = _short(tiny_run, tmp_path)
+    cfg = dataclasses.replace(cfg, split=dataclasses.replace(cfg.split, embargo=100))
+    fitted = fit_trusted(cfg, FeatureStore.open(tmp_path / "features"), tmp_path / "a")
+    assert isinstance(fitted.net, PricingNet)
+    assert float(fitted.net.head.trust) == 0.0
 
 
 @pytest.mark.slow
