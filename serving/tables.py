@@ -61,6 +61,7 @@ def read_market(chain: FilePath, path: FilePath, now: FilePath, underlying: str 
         if first <= last:
             text = f"now ({shown(first)}) isn't after the chain's last snapshot ({shown(last)})"
             problems.file(now_table.file, f"{text}: a chain is what was seen before")
+        _check_same(chain_table, now_table, problems)
     problems.raise_if_any()
     assert chain_table is not None
     assert now_table is not None
@@ -152,6 +153,18 @@ def _check_units(table: Table, problems: Problems) -> None:
         with np.errstate(invalid="ignore"):
             wrong = ~(np.isnan(table["forward"]) | ((table["forward"] > 0) & np.isfinite(table["forward"])))
         _report(table, "forward", wrong, problems)
+
+
+def _check_same(chain: Table, now: Table, problems: Problems) -> None:
+    """Report units and currencies in which the two tables differ; a table that names no unit is in money."""
+    if not np.isfinite(now["strike"]).any():  # it holds no quote
+        return
+    for name, usual in (("price_unit", {"money"}), ("currency", set())):
+        said = [set(table[name].tolist()) - {""} if name in table.columns else set() for table in (chain, now)]
+        before, here = (one or usual for one in said)
+        if before and here and before != here:
+            words = [", ".join(sorted(one)) for one in (before, here)]
+            problems.file(now.file, f"{name} is {words[1]} here and {words[0]} in {chain.file}: give both the same")
 
 
 def _report(table: Table, name: str, wrong: Bools, problems: Problems, remedy: str | None = None) -> None:

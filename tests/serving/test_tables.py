@@ -486,3 +486,26 @@ def test_a_large_chain_is_read_fast(tmp_path: Path) -> None:
     assert sum(map(len, market.chain)) == rows
     assert len(market.chain) == 20
     assert elapsed_s < 30, f"{rows} rows took {elapsed_s:.1f} s"
+
+
+@pytest.mark.parametrize(("column", "value", "other"), [("price_unit", "coin", "money"), ("currency", "USD", "EUR")])
+def test_chain_and_now_are_in_one_unit(files: tuple[Path, Path, Path], column: str, value: str, other: str) -> None:
+    """A chain in coin beside quotes of now that don't say so would lose every anchor."""
+    chain, path, now = files
+
+    def add(text: str) -> Edit:
+        def edit(rows: list[dict[str, str]]) -> None:
+            for row in rows:
+                row[column] = text
+
+        return edit
+
+    edited(chain, add(value))
+    if column == "price_unit":
+        with pytest.raises(DataError, match=r"now.*price_unit is money here and coin in .*: give both the same"):
+            read_market(chain, path, now)
+    edited(now, add(other))
+    with pytest.raises(DataError, match=rf"{column} is {other} here and {value} in"):
+        read_market(chain, path, now)
+    edited(now, add(value))
+    assert len(read_market(chain, path, now).chain)
