@@ -48,7 +48,7 @@ from serving.errors import ConfigError
 log = logging.getLogger("strikeforge.health")
 
 PREFIX = "strikeforge_training"
-STATES = ("starting", "running", "finished", "failed")
+STATES = ("starting", "judging", "running", "finished", "failed")
 FILE = "health.json"
 
 
@@ -56,7 +56,7 @@ FILE = "health.json"
 class Progress:
     """Where a training stands; `last_step` is a time.monotonic() in seconds."""
 
-    state: Literal["starting", "running", "finished", "failed"] = "starting"
+    state: Literal["starting", "judging", "running", "finished", "failed"] = "starting"
     epoch: int = 0  # whole epochs done
     epochs: int = 0  # planned
     batches: int = 0  # trained on by this process
@@ -116,12 +116,27 @@ class TrainingMonitor(Callback):
         """Whether all is well, and the reasons as JSON values; a number that isn't finite is null there."""
         now = dataclasses.asdict(self.progress)
         idle = time.monotonic() - now.pop("last_step")
-        stalled = now["state"] in ("starting", "running") and idle > self.stall_seconds
+        stalled = now["state"] in ("starting", "judging", "running") and idle > self.stall_seconds
         healthy = not stalled and now["state"] != "failed"
         told = {"healthy": healthy, "stalled": stalled, **self.labels, **now, "seconds_since_last_step": idle,
                 "stall_seconds": self.stall_seconds}  # fmt: skip
         bad = {name for name, value in told.items() if isinstance(value, float) and not math.isfinite(value)}
         return healthy, {name: None if name in bad else value for name, value in told.items()}
+
+
+class Heartbeat(Callback):
+    """Says of a fit before the real one (pipelines/trust.py) that it lives, and nothing else of it."""
+
+    def __init__(self, monitor: TrainingMonitor) -> None:
+        self.monitor = monitor
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.monitor.tell(state="judging", last_step=time.monotonic())
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.monitor.tell(last_step=time.monotonic())
 
 
 class _Metrics(Collector):
@@ -216,8 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(cfg: Config, folder: Path, labels: Mapping[str, str]) -> Iterator[list[Callback]]:
-    """An endpoint for the length of a `with`; gives the callbacks `fit` needs for it (none without a port).
+def serve(cfg: Config, folder: Path, labels: Mapping[str, str]) -> Iterator[list[TrainingMonitor]]:
+    """An endpoint for the length of a `with`; gives the callback `fit` needs for it (none without a port).
 
     Raises ConfigError, naming host and port, where that can't be listened on.
     """

@@ -55,8 +55,9 @@ def run(cfg: Config) -> TrainResult:
     with health.serve(cfg, checkpoints, origin) as watching:
         with loggers.build(cfg, checkpoints, origin) as record:
             fitted = fit_trusted(
-                cfg, store, checkpoints, callbacks=[record, *watching], show_progress=sys.stderr.isatty()
-            )
+                cfg, store, checkpoints, judging=[health.Heartbeat(monitor) for monitor in watching],
+                callbacks=[record, *watching], show_progress=sys.stderr.isatty(),
+            )  # fmt: skip
             write(cfg, fitted, aside, {**origin, "run_id": record.run_id})
         record.copy_files(aside)
     if folder.exists():

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pytorch_lightning.callbacks import Callback
 
 from models.pricing import PricingNet
 from pipelines.config import Config
@@ -37,17 +39,20 @@ FEW_HELD_OUT = 6  # dates; with fewer the share is taken one standard error lowe
 HELD_OUT = "held_out"  # their split in the first fit
 
 
-def fit_trusted(cfg: Config, store: FeatureStore, checkpoints: Path, **options: Any) -> Fitted:
+def fit_trusted(
+    cfg: Config, store: FeatureStore, checkpoints: Path, *, judging: Sequence[Callback] = (), **options: Any
+) -> Fitted:
     """`fit`, then for a pricing net the share of its correction to believe.
 
-    With validation dates the share is learned on the dates that chose the epoch, which are kind to the net.
+    With validation dates the share is learned on the dates that chose the epoch, which are kind to the net. `judging`
+    are callbacks of the first fit, `options` those of `fit`.
     """
     if task_name(cfg.model.name) != "pricing":
         return fit(cfg, store, checkpoints, **options)
     share: float | None = None
     validated = len(store.places("validation")) > 0
     if not validated:
-        share = _judged_first(cfg, store, checkpoints / "trust")
+        share = _judged_first(cfg, store, checkpoints / "trust", judging)
     fitted = fit(cfg, store, checkpoints, **options)
     assert isinstance(fitted.net, PricingNet)
     if validated:
@@ -64,7 +69,9 @@ def fit_trusted(cfg: Config, store: FeatureStore, checkpoints: Path, **options: 
     )
 
 
-def _judged_first(cfg: Config, store: FeatureStore, checkpoints: Path) -> float | None:
+def _judged_first(
+    cfg: Config, store: FeatureStore, checkpoints: Path, callbacks: Sequence[Callback]
+) -> float | None:
     """The share by a net that hasn't seen the last training dates; None where none is wanted."""
     if cfg.trainer.trust_share == 0.0:
         return None
@@ -72,7 +79,7 @@ def _judged_first(cfg: Config, store: FeatureStore, checkpoints: Path) -> float 
     if held_out is None:
         log.warning("too few training dates to judge a net by: the anchored prior is not corrected")
         return 0.0
-    net = fit(cfg, held_out, checkpoints).net
+    net = fit(cfg, held_out, checkpoints, callbacks=callbacks).net
     assert isinstance(net, PricingNet)
     return least_squares_share(net, held_out, HELD_OUT)
 

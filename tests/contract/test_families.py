@@ -36,7 +36,7 @@ from tests.pipelines import market
 
 pytestmark = pytest.mark.slow
 only_surfaces = pytest.mark.parametrize("made", ["surface_vae"], indirect=True)
-COMPLETED_BY = {"model", "interpolation", "svi", "sticky_strike", "shifted_last"}
+COMPLETED_BY = {"model", "interpolation", "grid_interpolation", "svi", "sticky_strike", "shifted_last"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def test_a_run_leaves_its_report_and_metrics(made: Made) -> None:
         assert set(metrics["test"]) == COMPLETED_BY
         completion = pl.DataFrame(metrics["measures"]["completion"])
         assert set(completion["hidden"]) == {f"{100 * share:.0f} %" for share in HIDDEN_SHARES}
-        assert set(completion["predictor"]) == COMPLETED_BY
+        assert set(completion["predictor"]) == COMPLETED_BY | {"net alone"}
         assert all(0 <= row["AUC of the net's score"] <= 1 for row in metrics["measures"]["faults"])
 
 

@@ -26,7 +26,7 @@ from pipelines import health, train
 from pipelines.config import Config, load_config
 from pipelines.dataset import FeatureStore
 from pipelines.fit import AtomicCheckpointIO, fit
-from pipelines.health import Progress, TrainingMonitor, serve
+from pipelines.health import Heartbeat, Progress, TrainingMonitor, serve
 from pipelines.tasks import open_task
 from serving.errors import ConfigError
 from tests.pipelines import market
@@ -200,8 +200,8 @@ def test_a_loss_that_is_no_number_is_valid_json_and_a_valid_metric(
 
 @pytest.mark.parametrize(
     ("state", "idle", "status"),
-    [("starting", 0, 200), ("starting", 400, 503), ("running", 299, 200), ("running", 301, 503), ("failed", 0, 503),
-     ("finished", 1e6, 200)],
+    [("starting", 0, 200), ("starting", 400, 503), ("judging", 400, 503), ("running", 299, 200), ("running", 301, 503),
+     ("failed", 0, 503), ("finished", 1e6, 200)],
 )  # fmt: skip
 def test_verdict(served: tuple[str, TrainingMonitor], state: Any, idle: float, status: int) -> None:
     url, monitor = served
@@ -212,6 +212,18 @@ def test_verdict(served: tuple[str, TrainingMonitor], state: Any, idle: float, s
     assert said["healthy"] is (status == 200)
     assert said["stalled"] is (status == 503 and state != "failed")
     assert idle <= said["seconds_since_last_step"] < idle + 10
+
+
+def test_a_fit_before_the_real_one_is_seen_to_live(served: tuple[str, TrainingMonitor]) -> None:
+    url, monitor = served
+    monitor.progress = Progress(state="starting", last_step=time.monotonic() - 400)
+    assert ask(f"{url}/health").status == 503
+    Heartbeat(monitor).on_train_start(None, None)  # type: ignore[arg-type]
+    answer = ask(f"{url}/health")
+    assert (answer.status, json.loads(answer.body)["state"]) == (200, "judging")
+    monitor.tell(last_step=time.monotonic() - 400)
+    Heartbeat(monitor).on_train_batch_end(None, None, None, None, 0)  # type: ignore[arg-type]
+    assert ask(f"{url}/health").status == 200
 
 
 class Acting(Callback):
