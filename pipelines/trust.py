@@ -69,9 +69,7 @@ def fit_trusted(
     )
 
 
-def _judged_first(
-    cfg: Config, store: FeatureStore, checkpoints: Path, callbacks: Sequence[Callback]
-) -> float | None:
+def _judged_first(cfg: Config, store: FeatureStore, checkpoints: Path, callbacks: Sequence[Callback]) -> float | None:
     """The share by a net that hasn't seen the last training dates; None where none is wanted."""
     if cfg.trainer.trust_share == 0.0:
         return None
