@@ -20,6 +20,7 @@ from pipelines import export, run
 from pipelines.config import Config, load_config
 from pipelines.dataset import FeatureStore
 from pipelines.tasks import task_name
+from pipelines.tasks.surface import regime_names
 from pipelines.tasks.surface_bundle import surface_input, torch_net
 from pipelines.tasks.surface_evaluation import HIDDEN_SHARES
 from pipelines.trained import load_trained
@@ -154,5 +155,8 @@ def test_a_surface_is_judged_as_in_training(made: Made) -> None:
     np.testing.assert_allclose(found.grid.volatility, store.grids[place, 0], atol=1e-6)
     np.testing.assert_allclose(found.completed, wanted.completed[0], atol=1e-5)
     np.testing.assert_allclose(found.completed, expected, atol=1e-5)
-    np.testing.assert_allclose(list(found.regimes.values()), wanted.regime[0], atol=1e-4)
+    if regime_names(store):
+        np.testing.assert_allclose(list(found.regimes.values()), wanted.regime[0], atol=1e-4)
+    else:
+        assert found.regimes == {}, "the tiny market has too few different volatilities to label"
     assert found.score is not None

@@ -180,7 +180,7 @@ def test_both_formats_of_prometheus_say_the_same(served: tuple[str, TrainingMoni
         assert found["strikeforge_training_batches_total"] == 12
         assert found["strikeforge_training_epoch"] == 3
         assert found["strikeforge_training_info"] == 1
-        assert [found[f"strikeforge_training_state[{state}]"] for state in health.STATES] == [0, 1, 0, 0]
+        assert [found[f"strikeforge_training_state[{state}]"] for state in health.STATES] == [0, 0, 1, 0, 0]
     assert "strikeforge_training_validation_iv_rmse_vol_points" not in values(plain.body), "not known yet"
     (info,) = (family for family in parse_text(plain.body) if family.name == "strikeforge_training_info")
     assert info.samples[0].labels == {"model": "pricing_lstm", "seed": "7", **ORIGIN}

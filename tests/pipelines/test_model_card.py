@@ -283,7 +283,8 @@ def test_a_surface_models_card(surface: Config) -> None:
     assert "hidden quotes on" in text
     assert "Anchors:" not in text
     shares = [row for table in tables(text) for row in table if row[0] == "80 %"]
-    assert {row[1] for row in shares} == {"model", "interpolation", "svi", "sticky_strike", "shifted_last"}
+    baselines = {"interpolation", "grid_interpolation", "svi", "sticky_strike", "shifted_last"}
+    assert {row[1] for row in shares} == {"model", "net alone", *baselines}
     assert len([row for table in tables(text) for row in table if row[0] == "member-0/surface.onnx"]) == 10
     assert all(len({len(row) for row in table}) == 1 for table in tables(text))
 
