@@ -30,10 +30,10 @@ from serving.surface_score import SurfaceInput, SurfaceNet
 
 Bools = npt.NDArray[np.bool_]
 HIDDEN_SEED = 0
+FLOOR = 0.01  # a predicted volatility below this would price nothing
 DETAIL_DATES = 40
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 5, 5.0
 SMALLEST_SPIKE = 0.02  # volatility; chosen on training dates (docs/LOG.md): smaller steps are real on listed chains
-FLOOR = 0.01  # a predicted volatility below this would price nothing
 
 
 @dataclass(frozen=True)

@@ -475,13 +475,18 @@ def as_json(config: Config) -> dict[str, Any]:
     return plain
 
 
-def config_hash(config: Config) -> str:
-    """SHA-256 (hex) of what decides the result: everything but the places where files lie."""
+def without_places(config: Config) -> dict[str, Any]:
+    """The resolved configuration without the places where files lie and what decides no result."""
     content = as_json(config)
     for place in PLACES:
         content.pop(place)
-    content["data"].pop("path")
-    for words in ("history", "provenance"):
-        content["data"].pop(words)
-    content["features"].pop("regimes")
+    for section, file in (("data", "path"), ("data", "history"), ("features", "regimes")):
+        content[section].pop(file)
+    return content
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256 (hex) of what decides the result."""
+    content = without_places(config)
+    content["data"].pop("provenance")
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

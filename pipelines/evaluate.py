@@ -23,8 +23,6 @@ import polars as pl
 from pipelines.config import Config, as_json
 from pipelines.lineage import lineage
 
-IDENTITY = ["ts", "underlying", "root", "expiry", "strike", "right"]
-
 
 @dataclass(frozen=True)
 class EvaluateResult:
@@ -94,6 +92,7 @@ def split_dates(store: Any) -> dict[str, str]:
 def summarise(report: Any, predictions: pl.DataFrame, cfg: Config) -> dict[str, Any]:
     """What `metrics.json` holds; IV errors in vol points, prices in money, shares as fractions."""
     from pipelines.metrics import best_baseline
+    from pipelines.tasks.evaluation import IDENTITY
 
     best = best_baseline(report.scores)
     assert best is not None

@@ -115,14 +115,14 @@ def fit(
     checkpoints: Path,
     *,
     epochs: int | None = None,
-    shuffle_labels: bool = False,
+    task: Task | None = None,
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
     show_progress: bool = False,
 ) -> Fitted:
     """Train a net of `cfg.model` on the training dates; its epoch is chosen on the validation dates, if there are any.
 
-    `shuffle_labels` permutes the corrections among the training rows: a sanity run that must learn nothing.
+    `task` stands in for the model's own, as a sanity run on shuffled labels needs it.
     """
     if cfg.hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError(
@@ -132,9 +132,7 @@ def fit(
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.hardware.threads:
         torch.set_num_threads(cfg.hardware.threads)
-    task = open_task(cfg, store)
-    if shuffle_labels:
-        task.shuffle_labels()
+    task = task or open_task(cfg, store)
     sizes = task.sizes()
     net = models.build(cfg.model.name, sizes)
     task.prepare(net)

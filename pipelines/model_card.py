@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.config import PLACES, Config, as_json, config_hash
+from pipelines.config import Config, config_hash, without_places
 from serving.bundle import Bundle, load_bundle
 from serving.errors import DataError
 from serving.last_seen import LARGEST_VOLATILITY, MONEYNESS_LIMIT, SMALLEST_PRICE, TAU_RANGE
@@ -176,12 +176,8 @@ def _configuration(cfg: Config) -> str:
     """The resolved configuration without the places where files lie, as YAML, each line indented as code."""
     from omegaconf import OmegaConf
 
-    content = as_json(cfg)
-    for place in PLACES:
-        content.pop(place)
-    content["data"].pop("path")
-    content["data"].pop("history")
-    return "".join(f"    {line}\n" for line in OmegaConf.to_yaml(OmegaConf.create(content)).splitlines())
+    content = OmegaConf.to_yaml(OmegaConf.create(without_places(cfg)))
+    return "".join(f"    {line}\n" for line in content.splitlines())
 
 
 def _reproduce(inputs: CardInputs) -> str:

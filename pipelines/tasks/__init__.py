@@ -40,9 +40,6 @@ class Task(Protocol):
     def prepare(self, net: Any) -> None:
         """Give a fresh net what it must know of the training dates."""
 
-    def shuffle_labels(self) -> None:
-        """Break the link between inputs and labels, for a run that must learn nothing."""
-
     def training_batches(self) -> Batches:
         """Batches of the training dates, drawn anew every epoch."""
 

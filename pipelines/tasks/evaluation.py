@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from pipelines.report import SanityBound
 
+IDENTITY = ["ts", "underlying", "root", "expiry", "strike", "right"]  # columns that name a quote
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:

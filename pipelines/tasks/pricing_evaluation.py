@@ -23,12 +23,11 @@ from pipelines.config import Config
 from pipelines.dataset import FeatureStore
 from pipelines.fit import fit
 from pipelines.report import SanityBound
-from pipelines.tasks.evaluation import Evaluation
-from pipelines.tasks.pricing import predict
+from pipelines.tasks.evaluation import IDENTITY, Evaluation
+from pipelines.tasks.pricing import PricingTask, predict
 from pipelines.trained import Trained
 from serving import black76
 
-IDENTITY = ["ts", "underlying", "root", "expiry", "strike", "right"]
 KEPT = ["tau", "bid", "ask", "forward", "discount", "forward_model", "discount_model", "iv_market"]
 SHUFFLED_EPOCHS = 10
 
@@ -119,8 +118,10 @@ def greeks_check(predictions: pl.DataFrame, rows: int = 200) -> pl.DataFrame:
 def sanity_bounds(cfg: Config, store: FeatureStore, predictions: pl.DataFrame) -> list[SanityBound]:
     """A run on shuffled labels, which must be worse than the model, and the leaked quote, which must be better."""
     quiet = dataclasses.replace(cfg, trainer=dataclasses.replace(cfg.trainer, resume=False))
+    task = PricingTask(quiet, store)
+    task.shuffle_labels()
     with tempfile.TemporaryDirectory() as folder:
-        shuffled = fit(quiet, store, Path(folder), epochs=min(cfg.trainer.epochs, SHUFFLED_EPOCHS), shuffle_labels=True)
+        shuffled = fit(quiet, store, Path(folder), epochs=min(cfg.trainer.epochs, SHUFFLED_EPOCHS), task=task)
     market = predictions["iv_market"].to_numpy()
     error = 100.0 * (predict(shuffled.net, store, "test") - market)
     prior = 100.0 * float(np.sqrt(np.mean((predictions["iv_anchored_sticky_strike"].to_numpy() - market) ** 2)))

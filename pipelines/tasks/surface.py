@@ -94,9 +94,6 @@ class SurfaceTask:
         )
         net.set_units(Units(*(torch.from_numpy(part.astype(np.float32)) for part in values)))
 
-    def shuffle_labels(self) -> None:
-        raise NotImplementedError("surfaces have bounds of their own (pipelines/tasks/surface_evaluation.py)")
-
     def training_batches(self) -> SurfaceBatches:
         """All training surfaces, other cells hidden every epoch."""
         return SurfaceBatches(self, self.store.places("train"), shuffle=True)

@@ -21,8 +21,8 @@ from pipelines.dataset import FeatureStore
 from pipelines.plots_surface import CAPTIONS
 from pipelines.report import SanityBound
 from pipelines.surface_faults import Detection, detect
-from pipelines.tasks.evaluation import Evaluation
-from pipelines.tasks.pricing_evaluation import IDENTITY, test_rows
+from pipelines.tasks.evaluation import IDENTITY, Evaluation
+from pipelines.tasks.pricing_evaluation import test_rows
 from pipelines.tasks.surface import regime_names
 from pipelines.tasks.surface_bundle import reference, surface_input, torch_net
 from pipelines.trained import Trained
