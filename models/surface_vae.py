@@ -1,16 +1,20 @@
 """surface_vae: a conditional variational autoencoder over implied-volatility surfaces on a fixed grid with a mask.
 
-Shapes: B surfaces, G grid cells, M move features, Z latent, R regimes. The surface is read as a change from the one
-last seen (carried to now at sticky strike), in units of what a cell usually changes. The encoder sees the cells that
-are known; the decoder completes all of them. The latent prior is a mixture, one Gaussian per regime, moved by what the
-underlying did: so a surface that stays where it was although the underlying moved is as surprising as one that jumps
-for no reason.
+Shapes: B surfaces, G grid cells, M move features, Z latent, R regimes, S shape numbers. The surface is read as a change
+from the one last seen (carried to now at sticky strike), in units of what a cell usually changes. The encoder sees the
+cells that are known; the decoder completes all of them. The latent prior is a mixture, one Gaussian per regime, moved
+by what the underlying did: so a surface that stays where it was although the underlying moved is as surprising as one
+that jumps for no reason.
 
 Semi-supervised: where a date has a label, its own component is the prior and the regime head learns from it; where it
-has none, the regime is summed out under the head's own probabilities.
+has none, the regime is summed out under the head's own probabilities. The head is linear in a few numbers of the
+completed surface's shape (known cells as they are), not in the latent: a regime lasts while a latent tells one day's
+change, and a handful of labels fits a handful of weights. No gradient of the head's logits reaches encoder or decoder,
+so completion doesn't pay for what the labels teach.
 
 Invariants: volatilities are positive and within a factor e of the last seen; with zero weights in the last layer the
-completed surface *is* the last seen one; units and means are buffers, so that a host feeds volatilities.
+completed surface *is* the last seen one; untrained, every regime is as likely; units and means are buffers, so that a
+host feeds volatilities.
 
 Sources: Kingma & Welling (2014); conditional: Sohn, Lee & Yan (2015); semi-supervised: Kingma et al. (2014), model M2,
 with a mixture prior as in Dilokthanakul et al. (2016); surfaces: Bergeron et al. (2021).
@@ -27,6 +31,9 @@ from torch import Tensor, nn
 
 from models.parts import Part
 
+SHARPNESS = 5.0  # of the regime head: its few weights move so many times as fast as the rest (docs/decisions/007)
+SHAPE_REACH = 5.0  # deviations a shape number counts at most
+
 
 @dataclass(frozen=True)
 class SurfaceVAEConfig:
@@ -38,6 +45,7 @@ class SurfaceVAEConfig:
     latent: int = 6
     width: int = 128
     dropout: float = 0.1
+    shapes: int = 6  # numbers of the surface's shape that the regime head reads
 
 
 class Known(NamedTuple):
@@ -71,6 +79,14 @@ class Units(NamedTuple):
     move_deviation: Tensor  # [M]
 
 
+class Shape(NamedTuple):
+    """The regime head's inputs: linear in the variance of all cells; means and deviations over the training dates."""
+
+    weight: Tensor  # [S, G], per variance
+    mean: Tensor  # [S]
+    deviation: Tensor  # [S]
+
+
 class SurfaceVAE(nn.Module):
     """Known -> Answer."""
 
@@ -80,6 +96,9 @@ class SurfaceVAE(nn.Module):
     unit_change_deviation: Tensor
     unit_move: Tensor
     unit_move_deviation: Tensor
+    shape_weight: Tensor
+    shape_mean: Tensor
+    shape_deviation: Tensor
 
     def __init__(self, config: SurfaceVAEConfig) -> None:
         super().__init__()
@@ -88,21 +107,30 @@ class SurfaceVAE(nn.Module):
                  "move": config.moves, "move_deviation": config.moves}  # fmt: skip
         for name, size in sizes.items():
             self.register_buffer(f"unit_{name}", torch.zeros(size) if name in ("level", "move") else torch.ones(size))
+        self.register_buffer("shape_weight", torch.full((config.shapes, config.cells), 1.0 / config.cells))
+        self.register_buffer("shape_mean", torch.zeros(config.shapes))
+        self.register_buffer("shape_deviation", torch.ones(config.shapes))
         condition = config.cells + 1 + config.moves
         self.encoder = _network(2 * config.cells + condition, config.width, 2 * config.latent, config.dropout)
         self.decoder = _network(config.latent + condition, config.width, 2 * config.cells, config.dropout)
-        self.regime = nn.Linear(config.latent, config.regimes)
+        self.regime = nn.Linear(config.shapes, config.regimes)
         self.center = nn.Parameter(torch.randn(config.regimes, config.latent))
         self.pull = nn.Linear(config.moves, config.latent, bias=False)
         last = self.decoder[-1]
         assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for layer in (last, self.regime):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def set_units(self, units: Units) -> None:
         """Set the buffers; before training, from training dates."""
         for name, values in units._asdict().items():
             getattr(self, f"unit_{name}").copy_(values)
+
+    def set_shape(self, shape: Shape) -> None:
+        """Set what the regime head reads; before training, from training dates."""
+        for name, values in shape._asdict().items():
+            getattr(self, f"shape_{name}").copy_(values)
 
     def condition(self, known: Known) -> tuple[Tensor, Tensor]:
         """What stands for the surface where nothing else is known [B, G], and what conditions the net [B, G + 1 +
@@ -125,6 +153,13 @@ class SurfaceVAE(nn.Module):
         volatility = base * torch.exp(torch.clamp(change * self.unit_change_deviation / base, -1.0, 1.0))
         return volatility, self.unit_change_deviation * torch.exp(torch.clamp(spread, -5.0, 3.0))
 
+    def regime_logits(self, known: Known, completed: Tensor) -> Tensor:
+        """Of each regime, [B, R]; no gradient reaches `completed` [B, G]."""
+        volatility = known.mask * known.surface + (1.0 - known.mask) * completed.detach()
+        shape = (volatility**2 @ self.shape_weight.T - self.shape_mean) / self.shape_deviation
+        logits_BR: Tensor = SHARPNESS * self.regime(torch.clamp(shape, -SHAPE_REACH, SHAPE_REACH))
+        return logits_BR
+
     def surprise(self, mean: Tensor, log_variance: Tensor, condition: Tensor) -> Tensor:
         """KL divergence from each regime's prior, [B, R], nats."""
         pulled_BZ = self.pull(condition[:, -self.config.moves :])
@@ -138,7 +173,7 @@ class SurfaceVAE(nn.Module):
         base, condition = self.condition(known)
         mean, log_variance = self.encode(known, base, condition)
         volatility, deviation = self.decode(mean, base, condition)
-        regime = torch.softmax(self.regime(mean), dim=-1)
+        regime = torch.softmax(self.regime_logits(known, volatility), dim=-1)
         surprise = (regime * self.surprise(mean, log_variance, condition)).sum(-1)
         return Answer(volatility, deviation, mean, surprise, regime)
 
@@ -158,7 +193,7 @@ class SurfaceVAE(nn.Module):
         scale = torch.log(deviation / self.unit_change_deviation)
         cells_B = mask.sum(-1).clamp(min=1.0)
         likelihood_B = (mask * (0.5 * miss**2 + scale)).sum(-1) / cells_B
-        logits_BR = self.regime(mean)
+        logits_BR = self.regime_logits(known, volatility)
         log_share_BR = torch.log_softmax(logits_BR, dim=-1)
         given_BR = nn.functional.one_hot(label.clamp(min=0), self.config.regimes).to(mean.dtype)
         labelled_B = (label >= 0).to(mean.dtype)

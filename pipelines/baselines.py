@@ -1,15 +1,22 @@
 """The predictors a model has to beat; definitions and figures in docs/conventions.md.
 
-In: `rows.parquet` of the features stage (all splits, in order of time). Out: a volatility per test row and baseline.
+In: the features stage's rows (all splits, in order of time) and contract features. Out: a volatility per test row and
+baseline. `lightgbm_same_inputs` gets the nets' own prior and features, with settings searched on the dates on which
+theirs were (docs/accuracy.md): what it doesn't reach is the nets' doing, not their inputs'.
 Invariant: like the nets, a baseline sees of t the underlying and the anchors; those that are fitted see earlier dates
 only (the regression all of them, refitted daily; LightGBM those before the test window, once).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from pipelines.dataset import FeatureStore
+from pipelines.tasks.pricing import prior_volatility
 
 Array = npt.NDArray[np.float64]
 
@@ -20,10 +27,14 @@ LIGHTGBM = {
     "force_row_wise": True,
 }  # fmt: skip
 LIGHTGBM_TREES = 300
+SAME_INPUTS = LIGHTGBM | {"num_leaves": 7}
+SAME_INPUTS_TREES, SAME_INPUTS_DAY_POWER = 100, 3.0
+SAME_FORWARD = ("anchored_at_their_forward", "lightgbm_same_inputs")  # priced with the forward the nets price with
 
 
-def predict_all(rows: pl.DataFrame, *, seed: int, threads: int = 2) -> dict[str, Array]:
+def predict_all(store: FeatureStore, *, seed: int, threads: int = 2) -> dict[str, Array]:
     """Volatility of every test row, by baseline. Without anchors the shift is zero, and the names stay."""
+    rows = store.rows
     test = rows.filter(pl.col("split") == "test")
     sticky = test["last_volatility"].to_numpy()
     out = {
@@ -34,7 +45,9 @@ def predict_all(rows: pl.DataFrame, *, seed: int, threads: int = 2) -> dict[str,
     }
     out["anchored_sticky_strike"] = sticky + test["shift"].to_numpy()
     out["regression_anchored"] = sticky + _regression(rows)
+    out["anchored_at_their_forward"] = out["anchored_sticky_strike"]
     out["lightgbm_anchored"] = out["anchored_sticky_strike"] + _lightgbm(rows, seed, threads)
+    out["lightgbm_same_inputs"] = _same_inputs(store, seed, threads)
     return {name: np.maximum(values, FLOOR) for name, values in out.items()}
 
 
@@ -90,16 +103,33 @@ def lightgbm_columns(rows: pl.DataFrame) -> Array:
 
 def _lightgbm(rows: pl.DataFrame, seed: int, threads: int) -> Array:
     """Predicted IV_t - IV_prev - shift of the test rows, fitted once on all dates before; weights 1/variance."""
-    import lightgbm
-
-    columns = lightgbm_columns(rows)
     target = (rows["iv_market"] - rows["last_volatility"] - rows["shift"]).to_numpy()
     deviation = rows.select((pl.col("iv_market") - pl.col("last_volatility") - pl.col("shift")).std().over(
         pl.col("ts").dt.date())).to_series().fill_null(1.0).to_numpy()  # fmt: skip
+    settings = {**LIGHTGBM, "seed": seed, "num_threads": threads}
+    return _boosted(rows, lightgbm_columns(rows), target, np.maximum(deviation, 1e-6) ** -2, settings, LIGHTGBM_TREES)
+
+
+def _same_inputs(store: FeatureStore, seed: int, threads: int) -> Array:
+    """The nets' prior plus a LightGBM correction by their contract features, days weighted by their prior's error."""
+    rows, prior = store.rows, prior_volatility(store)
+    target = rows["iv_market"].to_numpy() - prior
+    error = rows.select(square=pl.Series(target**2)).to_series()
+    daily = rows.select(pl.lit(error).mean().over("ts", "underlying")).to_series().sqrt().to_numpy()
+    weight = np.maximum(daily, 1e-4) ** -SAME_INPUTS_DAY_POWER
+    settings = {**SAME_INPUTS, "seed": seed, "num_threads": threads}
+    corrected = _boosted(rows, store.contracts, target, weight, settings, SAME_INPUTS_TREES)
+    return np.asarray(prior[(rows["split"] == "test").to_numpy()] + corrected)
+
+
+def _boosted(
+    rows: pl.DataFrame, columns: npt.NDArray[Any], target: Array, weight: Array, settings: dict[str, Any], trees: int
+) -> Array:
+    """Fitted on the rows before the test window, once; predictions of the test rows."""
+    import lightgbm
+
     test = (rows["split"] == "test").to_numpy()
     times = rows["ts"].to_numpy()
     before = times < times[test].min()
-    weight = 1.0 / np.maximum(deviation[before], 1e-6) ** 2
-    data = lightgbm.Dataset(columns[before], target[before], weight=weight)
-    booster = lightgbm.train({**LIGHTGBM, "seed": seed, "num_threads": threads}, data, LIGHTGBM_TREES)
-    return np.asarray(booster.predict(columns[test]), dtype=np.float64)
+    data = lightgbm.Dataset(columns[before], target[before], weight=weight[before])
+    return np.asarray(lightgbm.train(settings, data, trees).predict(columns[test]), dtype=np.float64)

@@ -34,7 +34,7 @@ from pipelines.report import (
 )
 from pipelines.report_tables import Cell, Table, cell, plain, wide
 
-OWN_AREA, PLAIN_AREA = "AUC of the net's score", "AUC of the distance from the last surface"
+OWN_AREA, PLAIN_AREA = "AUC of the score", "AUC of the distance from the last surface"
 TITLES = {"pricing": "Pricing: every contract from the underlying and the anchors",
           "surface": "Surfaces: completing a sparse one, regimes, faults"}  # fmt: skip
 SCORED = {

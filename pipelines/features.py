@@ -151,8 +151,9 @@ class _Builder:
         assert len(table.rows) == frame.height, "every scored quote has an expiry that was last seen"
         frame = frame[table.rows.tolist()].with_columns(
             ts=pl.lit(surface.ts).cast(UTC_NS), underlying=pl.lit(underlying), tau=table.tau,
-            forward_model=table.forward, discount_model=table.discount, last_volatility=table.last_volatility,
-            shift=table.shift, log_return=pl.lit(float(np.log(surface.spot / last.spot))), spot=pl.lit(surface.spot),
+            forward_model=table.forward, forward_carried=table.carried_forward, discount_model=table.discount,
+            last_volatility=table.last_volatility, shift=table.shift,
+            log_return=pl.lit(float(np.log(surface.spot / last.spot))), spot=pl.lit(surface.spot),
             last_spot=pl.lit(last.spot), realised_volatility=pl.lit(float(self.steps[-1][_RV_21])),
         )  # fmt: skip
         self.frames.append(frame.with_columns(_anchor_moves(anchors)))
@@ -238,7 +239,7 @@ def _grids(seen: LastSeen, last: LastSeen | None) -> np.ndarray:
 def _anchor_moves(anchors: list[Anchor]) -> list[pl.Expr]:
     """The moves at the grid tenors, sqrt(tau) (IV_t - IV_prev), for baselines with as many columns for any anchors."""
     grid = np.array(shared.GRID_DAYS) / DAYS_PER_YEAR
-    moves = shift_at(anchors, grid) * np.sqrt(grid)
+    moves = shift_at(anchors, grid, np.zeros_like(grid)) * np.sqrt(grid)
     return [
         pl.lit(float(move)).alias(f"anchor_move_{int(days)}")
         for days, move in zip(shared.GRID_DAYS, moves, strict=True)

@@ -22,7 +22,8 @@ CAPTIONS = {
     "latent_plane": "Means of the latent, every date, on the plane of its two widest directions: by regime's label "
     "(grey: none), and by the level of the 45-day at-the-money volatility. Ringed: test dates.",
     "regimes": "Regime probabilities by the net, and below them the labels it is compared with on test dates.",
-    "anomaly_score": "Anomaly score of every test date, and the share of reference dates below it. Marked: above 99 %.",
+    "anomaly_score": "Anomaly score of every test date: its most unusual statistic, in the distance that a tenth of "
+    "the dates exceed (line). Marked: above 99 % of the reference dates.",
     "completed_surface": "A test surface with half of its quotes hidden: what the net was given, what it made of it, "
     "and what it misses the hidden quotes' grid by.",
 }
@@ -87,7 +88,7 @@ def regimes(dates: npt.NDArray[np.datetime64], probabilities: Array, names: Sequ
 
 @styled
 def anomaly_score(dates: npt.NDArray[np.datetime64], scores: Array, percentile: Array, unusual: float) -> Figure:
-    """Score by test date [robust deviations], unusual ones marked."""
+    """Score by test date, in the distance that a tenth of the dates exceed; unusual ones marked."""
     figure = Figure(figsize=(10.0, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(dates, scores, color="#0072B2", linewidth=1.0, marker=".", markersize=4)
@@ -95,7 +96,8 @@ def anomaly_score(dates: npt.NDArray[np.datetime64], scores: Array, percentile: 
     axes.plot(
         dates[marked], scores[marked], "o", color=MODEL_COLOUR, label=f"above {100 * unusual:g} % of the reference"
     )
-    axes.set(ylabel="score [robust deviations]", yscale="log")
+    axes.axhline(1.0, color=UNLABELLED, linewidth=0.8)
+    axes.set(ylabel="score [distance exceeded by a tenth]", yscale="log")
     _dated(axes)
     axes.legend(loc="upper left")
     return figure

@@ -27,7 +27,7 @@ from pipelines.config import Config
 from pipelines.dataset import FeatureStore
 from pipelines.fit import Fitted, fit, root_mean_square_error
 from pipelines.tasks import open_task, task_name
-from pipelines.tasks.pricing import predict
+from pipelines.tasks.pricing import predict, prior_volatility
 
 Array = npt.NDArray[np.float64]
 
@@ -104,7 +104,7 @@ def without_last(store: FeatureStore, share: float, embargo: int) -> FeatureStor
 def least_squares_share(net: PricingNet, store: FeatureStore, split: str) -> float:
     """The share of the net's correction to believe, by what it would have done for a split's volatilities."""
     rows = store.rows.filter(pl.col("split") == split)
-    prior = (rows["last_volatility"] + rows["shift"]).to_numpy()
+    prior = prior_volatility(store)[(store.rows["split"] == split).to_numpy()]
     correction, wanted = predict(net, store, split) - prior, rows["iv_market"].to_numpy() - prior
     return share_of(correction, wanted, rows["ts"].dt.date().to_numpy())
 

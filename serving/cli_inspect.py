@@ -136,7 +136,7 @@ def _judged(underlying: str, found: Inspected) -> list[str]:
         lines += [
             f"last seen {iso(np.array([found.last.ts]))[0]} at {found.last.spot:g}; the underlying moved {move:+.2f} %",
             f"anomaly score {found.score.value:.2f}, above {100 * found.score.percentile:.1f} % of the reference "
-            f"dates: {verdict} (most by {worst[0]}, {worst[1]:+.2f} robust deviations)",
+            f"dates: {verdict} (most by {worst[0]}, {worst[1]:+.2f} times what a tenth of dates exceed)",
             "  " + ", ".join(f"{name} {value:+.2f}" for name, value in found.score.by_statistic.items()),
         ]
     if found.regimes:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving import black76
 from serving.errors import DataError
 from serving.last_seen import (
     MONEYNESS_LIMIT,
@@ -27,6 +26,7 @@ from serving.last_seen import (
     forward_deviation,
     shift_at,
 )
+from serving.laws import LawsOfMotion
 from serving.normal import Array
 from serving.surface import DAYS_PER_YEAR, Texts, Times, group_rows, tau_years
 
@@ -35,8 +35,7 @@ RV_HORIZONS = (5, 10, 21, 63)  # steps
 SMA_HORIZONS = (10, 21)
 RSI_STEPS = 14
 SMALLEST_PRIOR = 0.01  # volatility
-FORWARD_ERROR_VEGA = 7e-4  # of spot, per vol point: where half of the forward's error is made up for
-VERSION = 1  # of what the columns mean: raised when a feature of the same name is computed otherwise
+VERSION = 2  # of what the columns mean: raised when a feature of the same name is computed otherwise
 
 STEP_FEATURES: tuple[str, ...] = (
     "log_return", "absolute_return", "calendar_days", "business_days",
@@ -46,14 +45,13 @@ STEP_FEATURES: tuple[str, ...] = (
     "anchored", "anchor_move_14", "anchor_move_45", "anchor_move_120", "forward_deviation",
 )  # fmt: skip
 
-# The head reads the UNSCALED ones as they are: its output is a correction to the prior, made where anchors quote.
-# `right` is that of the out-of-the-money contract at the strike: call and put of a strike share a volatility, so their
-# prices keep parity. `forward_error` is the volatility that makes up for the carried forward's error, as the anchors'
-# own forwards show it, faded out where vega is small. Tried and left out: docs/LOG.md.
+# The head reads the UNSCALED ones as they are: its output is a correction to the prior, made where anchors quote. The
+# prior is the first law of serving/laws.py; `moneyness_law` and `scaled_law` are what the other two say beyond it.
+# Tried and left out: docs/LOG.md.
 CONTRACT_FEATURES: tuple[str, ...] = (
-    "prior_volatility", "sqrt_tau", "anchored", "moneyness", "moneyness_squared", "right", "last_volatility", "slope",
+    "prior_volatility", "sqrt_tau", "anchored", "moneyness", "moneyness_squared", "last_volatility", "slope",
     "return", "return_moneyness", "return_moneyness_squared", "return_slope", "shift", "shift_sqrt_tau",
-    "deviation", "deviation_slope", "forward_error", "business_share", "elapsed_share",
+    "moneyness_law", "scaled_law", "deviation", "deviation_slope", "business_share", "elapsed_share",
 )  # fmt: skip
 UNSCALED = ("prior_volatility", "sqrt_tau", "anchored")
 
@@ -219,7 +217,7 @@ def market_step(path: Path, last: LastSeen | None, anchors: list[Anchor]) -> Arr
     shape = surface_shape(last) if last is not None and seen else np.zeros(5)
     out += [float(seen), *shape.tolist(), float(shape[2] - shape[0])]
     grid = np.array(GRID_DAYS) / DAYS_PER_YEAR
-    moves = shift_at(anchors, grid) * np.sqrt(grid)
+    moves = shift_at(anchors, grid, np.zeros_like(grid)) * np.sqrt(grid)
     out += [float(bool(anchors)), *moves.tolist(), forward_deviation(anchors)]
     return np.array(out)
 
@@ -241,22 +239,12 @@ class ContractTable:
     rows: npt.NDArray[np.intp]
     features: Array  # [N, K], unscaled
     tau: Array  # years
-    forward: Array  # carried, money
+    forward: Array  # as the anchors' pairs put it right, money
+    carried_forward: Array  # as it was last seen, moved with the underlying, money
     discount: Array  # last seen
-    last_volatility: Array
-    shift: Array  # volatility
+    last_volatility: Array  # as quoted
+    shift: Array  # how far the anchors lie above that, volatility
     in_range: npt.NDArray[np.bool_]  # the last smile and the contract lie in the scored range
-
-
-def _forward_error(
-    forward: float, strike: Array, tau: float, prior: Array, right: Array, deviation: float, spot: float
-) -> Array:
-    """Volatility to add for the carried forward to price as the anchors' own would; faded out at small vega."""
-    worth = black76.value(forward, strike, tau, prior, 1.0, right)
-    strength = worth.vega * 0.01 / (FORWARD_ERROR_VEGA * spot)  # vega per vol point
-    live = worth.vega > 0
-    whole = np.where(live, deviation * forward * worth.delta / np.where(live, worth.vega, 1.0), 0.0)
-    return np.asarray(whole * strength**2 / (1.0 + strength**2))
 
 
 def contract_table(
@@ -265,7 +253,7 @@ def contract_table(
     """Features [N, K] of the contracts whose expiry was last seen and isn't over; others are left out of `rows`."""
     log_return = float(np.log(spot / last.spot))
     elapsed_days, _ = _elapsed(np.array([last.ts, ts]))
-    deviation = forward_deviation(anchors)
+    laws = LawsOfMotion(last, anchors, spot)
     blocks: list[tuple[np.ndarray, ...]] = []
     for key, rows in group_rows(contracts.root, contracts.expiry, contracts.strike).items():
         tau = tau_years(ts, key.expiry)
@@ -273,31 +261,29 @@ def contract_table(
             continue
         smile = last.smiles[key]
         strike = contracts.strike[rows]
-        forward, root_tau = last.carried_forward(key, spot), np.sqrt(tau)
-        right = np.where(strike >= forward, 1.0, -1.0)
-        in_range = np.abs(np.log(strike / forward)) < MONEYNESS_LIMIT * root_tau
+        carried, root_tau = last.carried_forward(key, spot), np.sqrt(tau)
+        now = np.log(strike / carried) / root_tau
+        in_range = np.abs(now) < MONEYNESS_LIMIT
         in_range &= smile.in_range and TAU_RANGE[0] < tau < TAU_RANGE[1]
-        x = np.log(strike / smile.forward) / root_tau
-        clipped = np.clip(x, -1.0, 1.0)  # polynomials must not explode in far wings
-        volatility = smile.at(strike)
+        x = np.clip(np.log(strike / smile.forward) / root_tau, -1.0, 1.0)  # polynomials must not explode in far wings
+        law = laws.at(key, strike, tau)
         _, slope, curvature = smile.shape
-        shift = float(shift_at(anchors, np.array([tau]))[0])
-        local_slope = slope + 2.0 * curvature * clipped
-        move, off = log_return / root_tau, deviation / root_tau
+        local_slope = slope + 2.0 * curvature * x
+        move, off = log_return / root_tau, laws.deviation / root_tau
         one = np.ones_like(x)
-        today = ts.astype("datetime64[D]")
-        business = float(np.busday_count(today, key.expiry.astype("datetime64[D]"))) / 252.0
-        prior = np.maximum(volatility + shift, SMALLEST_PRIOR)
+        business = float(np.busday_count(ts.astype("datetime64[D]"), key.expiry.astype("datetime64[D]"))) / 252.0
+        prior = np.maximum(law.sticky_strike, SMALLEST_PRIOR)
         columns = [
-            prior, one * root_tau, one * float(bool(anchors)), clipped, clipped**2, right, volatility, local_slope,
-            one * move, move * clipped, move * clipped**2, move * local_slope, one * shift, one * shift * root_tau,
-            one * off, off * local_slope, _forward_error(forward, strike, tau, prior, right, deviation, spot),
+            prior, one * root_tau, one * float(bool(anchors)), x, x**2, law.sticky_strike - law.shift, local_slope,
+            one * move, move * x, move * x**2, move * local_slope, law.shift, law.shift * root_tau,
+            law.sticky_moneyness - law.sticky_strike, law.scaled - law.sticky_strike, one * off, off * local_slope,
             one * business / tau, one * elapsed_days / (tau * DAYS_PER_YEAR),
         ]  # fmt: skip
-        blocks.append((rows, np.stack(columns, axis=1), one * tau, one * forward, one * smile.discount, volatility,
-                       one * shift, in_range))  # fmt: skip
+        shift = shift_at(anchors, one * tau, now)
+        blocks.append((rows, np.stack(columns, axis=1), one * tau, one * laws.forward(key), one * carried,
+                       one * smile.discount, smile.at(strike), shift, in_range))  # fmt: skip
     if not blocks:
         empty = np.zeros(0)
         return ContractTable(np.zeros(0, np.intp), np.zeros((0, len(CONTRACT_FEATURES))), empty, empty, empty, empty,
-                             empty, np.zeros(0, bool))  # fmt: skip
+                             empty, empty, np.zeros(0, bool))  # fmt: skip
     return ContractTable(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))

@@ -1,7 +1,7 @@
 """What is known before time t: the last seen smiles, and the anchors that quote again at t.
 
 In: the `Surface` of the snapshot before t; of the snapshot t only the underlying's price and the anchors' own quotes.
-Out: `LastSeen` (smiles restricted to the range that is scored, their shapes) and `Anchor`s.
+Out: `LastSeen` (smiles restricted to the range that is scored, their shapes, raw and smoothed) and `Anchor`s.
 
 Conventions (docs/conventions.md): the last smile is linear in strike and flat outside; forwards are carried,
 F = S_t F_prev / S_prev, discounts are those last seen. An anchor is a strike quoted as call and put: the pair gives
@@ -14,13 +14,15 @@ test_no_leak.py changes all the rest).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from serving import black76
 from serving.american import european_mids
+from serving.anchor_field import AnchorField
 from serving.normal import Array
+from serving.smooth_smile import SmoothSmile, fit_smooth_smile, ordered
 from serving.surface import DAYS_PER_YEAR, Bools, ExpiryKey, Quotes, Smile, Surface, group_rows, tau_years
 
 TAU_RANGE = (5.0 / DAYS_PER_YEAR, 1.0)  # years, both ends excluded
@@ -28,6 +30,7 @@ MONEYNESS_LIMIT = 0.6  # |ln(K/F)/sqrt(tau)|
 SMALLEST_PRICE = 7e-5  # of spot
 LARGEST_VOLATILITY = 1.0
 SHAPE_NODES = 5  # strikes needed before a smile's skew and curvature are believed
+SMALLEST_SHARE = 0.5  # of the smile's lowest quote: an extension goes no lower
 PRIMARY_ROOTS = ("SPX",)  # wins a tie between roots of one expiry
 
 
@@ -44,10 +47,21 @@ class LastSmile:
     shape: Array
     in_range: bool  # False: nothing lay in the scored range, all strikes are kept instead
     exercise_rate: float | None = None  # per year; None where no quote of the snapshot was American
+    smooth: SmoothSmile | None = None  # None where quotes are few or nothing lay in the scored range
 
     def at(self, strike: Array) -> Array:
-        """Sticky-strike volatility: linear in strike, flat outside."""
+        """Volatility as quoted: linear in strike, flat outside."""
         return np.interp(strike, self.strike, self.volatility)
+
+    def smooth_at(self, strike: Array) -> Array:
+        """Volatility at a strike without the quotes' noise; as quoted where there is no smoothed smile."""
+        return self.smooth_at_moneyness(np.log(strike / self.forward) / np.sqrt(self.tau))
+
+    def smooth_at_moneyness(self, moneyness: Array) -> Array:
+        """The same at ln(K/F)/sqrt(tau) of the time it was seen."""
+        if self.smooth is None:
+            return self.at(self.forward * np.exp(moneyness * np.sqrt(self.tau)))
+        return np.maximum(self.smooth.at(moneyness), SMALLEST_SHARE * float(self.volatility.min()))
 
     @property
     def rate(self) -> float:
@@ -121,16 +135,24 @@ def fit_shape(moneyness: Array, volatility: Array) -> Array:
 
 def last_seen(surface: Surface) -> LastSeen:
     """Keep of a surface what the next snapshot's prediction may use."""
-    smiles = {}
+    smiles: dict[ExpiryKey, LastSmile] = {}
+    quoted: dict[ExpiryKey, tuple[Array, Array]] = {}
     for key, smile in surface.smiles.items():
         rows = scored_range(smile, surface.spot)
         in_range = bool(rows.any())
         if not in_range:
             rows = np.ones(smile.strike.size, dtype=bool)
+        moneyness, volatility = smile.moneyness[rows], smile.volatility[rows]
         smiles[key] = LastSmile(
-            key, smile.tau, smile.forward, smile.discount, smile.strike[rows], smile.volatility[rows],
-            fit_shape(smile.moneyness[rows], smile.volatility[rows]), in_range, smile.exercise_rate,
+            key, smile.tau, smile.forward, smile.discount, smile.strike[rows], volatility,
+            fit_shape(moneyness, volatility), in_range, smile.exercise_rate,
         )  # fmt: skip
+        if in_range:
+            quoted[key] = moneyness, volatility
+    fitted = {key: fit_smooth_smile(*quotes) for key, quotes in quoted.items()}
+    known = {key: smooth for key, smooth in fitted.items() if smooth is not None}
+    for key, smooth in ordered(known, {key: smiles[key].tau for key in known}, quoted).items():
+        smiles[key] = replace(smiles[key], smooth=smooth)
     return LastSeen(surface.ts, surface.spot, smiles)
 
 
@@ -204,16 +226,19 @@ def _anchor_volatility(
     return float(volatility), deviation
 
 
-def shift_at(anchors: list[Anchor], tau: Array) -> Array:
-    """The anchors' volatility move at `tau` (years): sqrt(tau) move, linear in ln(tau), flat outside; 0 without any.
+def shift_at(anchors: list[Anchor], tau: Array, moneyness: Array) -> Array:
+    """How far the anchors lie above the smile last quoted, at `tau` [N] (years) and `moneyness` [N]; 0 without any.
 
-    Anchors of one tenor are averaged first.
+    Volatility [N], through every anchor (serving/anchor_field.py).
     """
-    if not anchors:
-        return np.zeros_like(tau)
-    at = np.unique([anchor.tau for anchor in anchors])
-    moves = [float(np.mean([anchor.move for anchor in anchors if anchor.tau == node])) for node in at]
-    return np.interp(np.log(tau), np.log(at), moves) / np.sqrt(tau)
+    field = AnchorField.through(
+        np.array([anchor.tau for anchor in anchors]), np.array([anchor.moneyness for anchor in anchors]),
+        np.array([anchor.volatility - anchor.last_volatility for anchor in anchors]),
+    )  # fmt: skip
+    out = np.zeros_like(tau)
+    for one in np.unique(tau):
+        out[tau == one] = field.at(float(one), moneyness[tau == one])
+    return out
 
 
 def forward_deviation(anchors: list[Anchor]) -> float:

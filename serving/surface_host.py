@@ -3,7 +3,8 @@
 In: a verified bundle, its engine, and snapshots of a chain, the last of which is judged; the one before is what was
 last seen.
 Out: `Inspected`. Invariants: the statistics and the grid are those of evaluation (serving/surface_score.py,
-surface_grid.py); a chain of one snapshot can be completed but not judged.
+surface_grid.py, surface_changes.py); a chain of one snapshot can be completed but not judged, nor can one be whose
+quotes have too little in common with the last one's.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from serving.last_seen import LastSeen, last_seen
 from serving.normal import Array
 from serving.quotes import is_split
 from serving.surface import Quotes, build_surface
+from serving.surface_changes import changes
 from serving.surface_grid import NOTHING, Grid, carried, check_grid_spec, fill, move_features, surface_grid
-from serving.surface_score import Reference, Score, SurfaceAnswer, SurfaceInput, score, statistics
+from serving.surface_reference import Evidence, Reference
+from serving.surface_score import Score, SurfaceAnswer, SurfaceInput, score, statistics
 
 REFERENCE = "reference.npz"
 UNUSUAL = 0.99  # a score above this share of the reference dates' is worth a look
@@ -28,7 +31,7 @@ UNUSUAL = 0.99  # a score above this share of the reference dates' is worth a lo
 
 @dataclass(frozen=True)
 class Inspected:
-    """A judged snapshot; `score` is None where nothing was seen before it."""
+    """A judged snapshot; `score` is None where nothing was seen before it, or nothing that it can be held against."""
 
     quotes: Quotes
     last: LastSeen | None
@@ -70,9 +73,10 @@ def inspect_chain(bundle: Bundle, engine: SurfaceEngine, chain: Sequence[Quotes]
     grid, known = surface_input(seen, last)
     found, answer = statistics(engine.answer, known)
     names = regime_names(bundle)
+    judged = score(Evidence(found, changes(seen, last)), reference) if last is not None else None
     return Inspected(
         now, last, grid, answer.completed[0].astype(float), answer.deviation[0].astype(float), _regimes(names, answer),
-        score(found, reference) if last is not None else None,
+        judged if judged is not None and judged.by_statistic else None,
     )  # fmt: skip
 
 

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from pipelines.config import Config
 from pipelines.dataset import FeatureStore
 from serving import black76
+from serving.features import CONTRACT_FEATURES
 
 VOL_POINT = 0.01
+PRIOR = CONTRACT_FEATURES.index("prior_volatility")  # unscaled
 
 
 class Batch(NamedTuple):
@@ -146,13 +148,13 @@ def row_objective(
 
     The loss of a row is (1 - `price_share`) (IV error)^2 + `price_share` (price error)^2, each in units of the prior's
     own, and the price is the one a host quotes: vega (IV error) plus what the market's volatility misses the mid by at
-    the carried forward. Such a sum of squares is one square around a target a little off the market's volatility. A
+    the anchors' forward. Such a sum of squares is one square around a target a little off the market's volatility. A
     day's rows weigh 1 / (root-mean-square error of the prior on that day)^`day_power`.
     """
     rows = store.rows
     training = (rows["split"] == "train").to_numpy()
     market = rows["iv_market"].to_numpy()
-    prior_error = market - (rows["last_volatility"] + rows["shift"]).to_numpy()
+    prior_error = market - prior_volatility(store)
     forward, strike, tau, discount, right = (
         rows[name].to_numpy() for name in ("forward_model", "strike", "tau", "discount_model", "right_sign")
     )
@@ -169,6 +171,11 @@ def row_objective(
     return target.astype(np.float32), (weight / weight[training].mean()).astype(np.float32)
 
 
+def prior_volatility(store: FeatureStore) -> npt.NDArray[np.float64]:
+    """What an untrained net answers for every row: the smoothed last smile at the strike, moved by the anchors [N]."""
+    return np.asarray(store.contracts[:, PRIOR], dtype=np.float64)
+
+
 @torch.no_grad()
 def predict(net: nn.Module, store: FeatureStore, split: str) -> np.ndarray:
     """Implied volatility of every row of a split, in the order of `rows` filtered to it; float64 [N]."""
@@ -183,8 +190,7 @@ def predict(net: nn.Module, store: FeatureStore, split: str) -> np.ndarray:
 
 def _shuffled(store: FeatureStore, seed: int) -> np.ndarray:
     """Targets whose corrections (IV minus prior) are permuted over all rows of the training and validation dates."""
-    rows = store.rows
-    prior = (rows["last_volatility"] + rows["shift"]).to_numpy()
+    rows, prior = store.rows, prior_volatility(store)
     correction = rows["iv_market"].to_numpy() - prior
     correction -= correction[(rows["split"] == "train").to_numpy()].mean()
     generator = np.random.default_rng((seed, 1))

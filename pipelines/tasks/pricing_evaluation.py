@@ -1,7 +1,8 @@
 """How the pricing task is evaluated: fair volatilities of the test quotes against the baselines.
 
-In: a `FeatureStore`, a trained net. Out: `Evaluation`. Invariants: every predictor is scored on the same rows; prices
-use the carried forward and the discount last seen.
+In: a `FeatureStore`, a trained net. Out: `Evaluation`. Invariants: every predictor is scored on the same rows;
+baselines are priced with the carried forward, the net (and baselines that say so) with the one that the anchors' pairs have put
+right, as a host prices; all with the discount last seen.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from models.black76 import black76_greeks, black76_price
 from models.pricing import PricingNet
 from pipelines import plots
-from pipelines.baselines import predict_all
+from pipelines.baselines import SAME_FORWARD, predict_all
 from pipelines.config import Config
 from pipelines.dataset import FeatureStore
 from pipelines.fit import fit
@@ -28,7 +29,7 @@ from pipelines.tasks.pricing import PricingTask, predict
 from pipelines.trained import Trained
 from serving import black76
 
-KEPT = ["tau", "bid", "ask", "forward", "discount", "forward_model", "discount_model", "iv_market"]
+KEPT = ["tau", "bid", "ask", "forward", "discount", "forward_model", "forward_carried", "discount_model", "iv_market"]
 SHUFFLED_EPOCHS = 10
 
 
@@ -40,7 +41,8 @@ def evaluate(cfg: Config, store: FeatureStore, trained: Trained) -> Evaluation:
     return Evaluation(
         predictions=predictions, figures=plots.all_figures(predictions, attention_weights=attention(store, net)),
         sanity=sanity_bounds(cfg, store, predictions), greeks=greeks_check(predictions),
-        notes=["IV in vol points; a predictor's price uses the carried forward and the discount last seen."],
+        notes=["IV in vol points. Prices use the discount last seen and the carried forward; the model's, and those of "
+               f"{' and '.join(SAME_FORWARD)}, the forward that the anchors' pairs imply."],
     )  # fmt: skip
 
 
@@ -55,21 +57,26 @@ def test_rows(store: FeatureStore) -> pl.DataFrame:
 def predict_table(cfg: Config, store: FeatureStore, net: PricingNet) -> pl.DataFrame:
     """One row per scored test quote: identity, labels, and a volatility and a price per predictor."""
     test = test_rows(store)
-    volatilities = {
-        "model": predict(net, store, "test"),
-        **predict_all(store.rows, seed=cfg.seed, threads=cfg.hardware.threads or 1),
-    }
-    columns = []
-    for name, volatility in volatilities.items():
-        columns += [pl.Series(f"iv_{name}", volatility), pl.Series(f"price_{name}", _price(test, volatility))]
-    table: pl.DataFrame = test.select(*IDENTITY, *KEPT).with_columns(columns)
+    model = predict(net, store, "test")
+    own = [pl.Series("iv_model", model), pl.Series("price_model", price(test, model, "forward_model"))]
+    table: pl.DataFrame = test.select(*IDENTITY, *KEPT).with_columns(own + baseline_columns(cfg, store, test))
     return table
 
 
-def _price(test: pl.DataFrame, volatility: np.ndarray) -> np.ndarray:
-    forward, strike, tau = (test[name].to_numpy() for name in ("forward_model", "strike", "tau"))
-    discount, right = test["discount_model"].to_numpy(), test["right_sign"].to_numpy()
-    return black76.price(forward, strike, tau, volatility, discount, right)
+def baseline_columns(cfg: Config, store: FeatureStore, test: pl.DataFrame) -> list[pl.Series]:
+    """A volatility and a price of every test row per baseline."""
+    columns = []
+    for name, volatility in predict_all(store, seed=cfg.seed, threads=cfg.hardware.threads or 1).items():
+        forward = "forward_model" if name in SAME_FORWARD else "forward_carried"
+        columns += [pl.Series(f"iv_{name}", volatility), pl.Series(f"price_{name}", price(test, volatility, forward))]
+    return columns
+
+
+def price(test: pl.DataFrame, volatility: np.ndarray, forward: str) -> np.ndarray:
+    """Price [N] in money of every test row at `volatility` [N], with the forward of that column."""
+    forwards, strike, tau = (test[name].to_numpy() for name in (forward, "strike", "tau"))
+    right = np.where(test["right"].to_numpy() == "C", 1.0, -1.0)
+    return black76.price(forwards, strike, tau, volatility, test["discount_model"].to_numpy(), right)
 
 
 def attention(store: FeatureStore, net: PricingNet) -> np.ndarray:
@@ -125,15 +132,13 @@ def sanity_bounds(cfg: Config, store: FeatureStore, predictions: pl.DataFrame) -
     market = predictions["iv_market"].to_numpy()
     error = 100.0 * (predict(shuffled.net, store, "test") - market)
     prior = 100.0 * float(np.sqrt(np.mean((predictions["iv_anchored_sticky_strike"].to_numpy() - market) ** 2)))
-    leaked = _price(
-        predictions.with_columns(right_sign=pl.when(pl.col("right") == "C").then(1.0).otherwise(-1.0)), market
-    )
+    leaked = price(predictions, market, "forward_model")
     inside = float(((leaked >= predictions["bid"].to_numpy()) & (leaked <= predictions["ask"].to_numpy())).mean())
     return [
         SanityBound("shuffled labels", float(np.sqrt(np.mean(error**2))), "worse",
                     "the same net trained on corrections permuted among the quotes learns nothing: it stays near its "
                     f"prior ({prior:.3f})"),
         SanityBound("leaked-quote oracle", 0.0, "better",
-                    f"today's own volatility, priced with the carried forward: {100 * inside:.1f} % inside the spread; "
-                    "no predictor can hope for more"),
+                    "today's own volatility, priced with the anchors' forward: "
+                    f"{100 * inside:.1f} % inside the spread; no predictor can hope for more"),
     ]  # fmt: skip

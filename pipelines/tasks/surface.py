@@ -4,7 +4,8 @@ In: a `FeatureStore` (grids, moves, regime labels). Out: `SurfaceBatch`es, the l
 are hidden from the net, single ones and whole tenors or columns; it learns to complete all that are known. The error
 is that of the hidden cells.
 Shapes: B surfaces, G grid cells, M move features.
-Invariants: what is hidden depends on (seed, epoch, snapshot) alone; units and labels come from training dates only.
+Invariants: what is hidden depends on (seed, epoch, snapshot) alone; units, shape numbers and labels come from training
+dates only.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.surface_vae import Answer, Known, SurfaceVAE, Units
+from models.surface_vae import Answer, Known, Shape, SurfaceVAE, Units
 from pipelines.config import Config, SurfaceVAESettings
 from pipelines.dataset import FeatureStore
 from serving.errors import TooFewSnapshotsError
-from serving.surface_grid import SHAPE
+from serving.surface_grid import MONEYNESS, SHAPE, TENORS_DAYS, Grid, fill
 
 VOL_POINT = 0.01
 SURFACES_PER_SNAPSHOT = 4  # a batch holds so many times trainer.snapshots_per_batch
 VALIDATION_SEED, VALIDATION_SHARE = 0, 0.5  # what is hidden there is the same whatever is configured
 LINES = 0.25  # chance that a tenor, and a column, is hidden whole
 SMALLEST_CHANGE, SMALLEST_LEVEL = 0.002, 0.01  # deviations below this are taken for this: volatility
+SMALLEST_SHAPE = 1e-4  # the same of a shape number: variance
+MIDDLE_TENOR_DAYS = 60.0  # where a surface's level, skew and curvature are read
+SHAPES = ("level", "skew", "curvature", "level_slope", "skew_slope", "curvature_slope")  # slopes: per unit of ln(tau)
 
 
 class SurfaceBatch(NamedTuple):
@@ -55,7 +59,7 @@ class SurfaceTask:
         """Sizes of the net."""
         chosen = {name: getattr(self.settings, name) for name in ("latent", "width", "dropout")}
         return chosen | {"cells": self.store.grids.shape[2], "moves": self.store.moves.shape[1],
-                         "regimes": max(len(self.regimes), 1)}  # fmt: skip
+                         "shapes": len(SHAPES), "regimes": max(len(self.regimes), 1)}  # fmt: skip
 
     def _labels(self) -> npt.NDArray[np.int64]:
         """Regime of each snapshot, -1 for none; of the training dates' a share only, drawn by seed."""
@@ -73,7 +77,7 @@ class SurfaceTask:
         return labels
 
     def prepare(self, net: SurfaceVAE) -> None:
-        """Units over the training dates."""
+        """Units and shape numbers over the training dates."""
         places = self.store.places("train")
         surface, mask, last, last_mask = (self.store.grids[places, part].astype(np.float64) for part in range(4))
         both = mask * last_mask
@@ -93,6 +97,10 @@ class SurfaceTask:
             np.maximum(moves.std(0), 1e-6),
         )
         net.set_units(Units(*(torch.from_numpy(part.astype(np.float32)) for part in values)))
+        filled = np.stack([fill(Grid(*one)) for one in zip(surface, mask, strict=True) if one[1].any()])
+        numbers = filled**2 @ shape_weight().T
+        shape = shape_weight(), numbers.mean(0), np.maximum(numbers.std(0), SMALLEST_SHAPE)
+        net.set_shape(Shape(*(torch.from_numpy(part.astype(np.float32)) for part in shape)))
 
     def training_batches(self) -> SurfaceBatches:
         """All training surfaces, other cells hidden every epoch."""
@@ -150,6 +158,21 @@ def surface_batch(
     arrays = (surface * visible, visible, last, last_mask, store.moves[places])
     known = Known(*(torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)) for part in arrays))
     return SurfaceBatch(known, torch.from_numpy(surface), torch.from_numpy(mask), torch.from_numpy(labels[places]))
+
+
+def shape_weight() -> npt.NDArray[np.float64]:
+    """SHAPES of a surface as weights of its cells' variances (per year), float64 [S, G].
+
+    Least squares of 1, x and x^2, each times 1 and ln(tau / MIDDLE_TENOR_DAYS), x = ln(K/F)/sqrt(tau), on all cells. Of
+    variance, not volatility: under Heston the slope of at-the-money variance in the strike doesn't depend, in leading
+    order, on the variance of the day, only on what a regime is made of (Gatheral 2006, The Volatility Surface, chapter
+    3). Over a whole smile that holds where the day's variance isn't small against the long run's.
+    """
+    later = np.repeat(np.log(np.array(TENORS_DAYS) / MIDDLE_TENOR_DAYS), SHAPE[1])
+    x = np.tile(np.array(MONEYNESS), SHAPE[0])
+    powers = np.stack([np.ones_like(x), x, x**2])
+    weight: npt.NDArray[np.float64] = np.linalg.pinv(np.concatenate([powers, powers * later]).T)
+    return weight
 
 
 def regime_names(store: FeatureStore) -> list[str]:

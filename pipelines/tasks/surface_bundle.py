@@ -1,8 +1,8 @@
 """What a surface bundle carries so that a host can check itself: golden surfaces, a demo, the reference of the score.
 
 In: the trained net, the features and the quotes they came from. Out: `Contents`; and, of a written bundle, how far its
-engine is from the net. Invariant: the reference comes from validation dates, of which the net saw nothing but when to
-stop (from training dates where there are too few).
+engine is from the net. Invariant: the reference's scores are those of validation dates, of which the net saw nothing
+but when to stop (of training dates where there are too few); what it says of quotes alone comes from training dates.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from models.surface_vae import Known, SurfaceVAE
 from pipelines.completion import draw_hidden
 from pipelines.dataset import FeatureStore
 from pipelines.snapshots import read_snapshots
+from pipelines.surface_days import SurfaceDays
 from pipelines.tasks.contents import Arrays, Contents
 from pipelines.tasks.surface import regime_names
 from pipelines.trained import Trained
@@ -27,7 +28,8 @@ from serving.errors import TooFewSnapshotsError
 from serving.features import Path as UnderlyingPath
 from serving.surface import Quotes
 from serving.surface_grid import CELLS, Grid, grid_spec
-from serving.surface_score import FEWEST_REFERENCES, Reference, SurfaceAnswer, SurfaceInput, SurfaceNet, statistics
+from serving.surface_reference import FEWEST_REFERENCES, Evidence, Reference
+from serving.surface_score import SurfaceAnswer, SurfaceInput, SurfaceNet, statistics
 from serving.tables import Market
 
 GOLDEN_SURFACES = 8
@@ -53,25 +55,27 @@ def surface_input(store: FeatureStore, place: int) -> SurfaceInput:
     return SurfaceInput.of(Grid(surface, mask), Grid(last, last_mask), store.moves[place])
 
 
-def reference(net: SurfaceVAE, store: FeatureStore) -> Reference:
+def reference(net: SurfaceVAE, store: FeatureStore, days: SurfaceDays) -> Reference:
     """Of the anomaly score; raises TooFewSnapshotsError with fewer than FEWEST_REFERENCES surfaces."""
-    validation = store.places("validation")
+    training, validation = store.places("train"), store.places("validation")
     held_out = len(validation) >= FEWEST_VALIDATION
-    places = validation if held_out else store.places("train")
-    if len(places) < FEWEST_REFERENCES:
-        raise TooFewSnapshotsError(f"the anomaly score needs {FEWEST_REFERENCES} training dates, have {len(places)}")
+    places = validation if held_out else training
+    if min(len(places), len(training)) < FEWEST_REFERENCES:
+        raise TooFewSnapshotsError(f"the anomaly score needs {FEWEST_REFERENCES} training dates, have {len(training)}")
     answer = torch_net(net)
-    found = [statistics(answer, surface_input(store, int(place)))[0] for place in places]
-    return Reference.fit(found, held_out=held_out)
+    found = [Evidence(statistics(answer, surface_input(store, int(place)))[0], days.changes(int(place)))
+             for place in places]  # fmt: skip
+    return Reference.fit(found, [days.changes(int(place)) for place in training], held_out=held_out)
 
 
 def contents(trained: Trained, store: FeatureStore, quotes_path: Path, history: str | None) -> Contents:
     """Everything of a bundle but the net."""
     net = trained.net
     assert isinstance(net, SurfaceVAE)
+    held_against = reference(net, store, SurfaceDays.read(store, quotes_path))
     return Contents(
         golden=golden_arrays(net, store), demo=demo_arrays(net, store, quotes_path),
-        reference=dict(reference(net, store).to_arrays()), tolerances={"surface": TOLERANCE},
+        reference=dict(held_against.to_arrays()), tolerances={"surface": TOLERANCE},
         feature_spec=grid_spec() | {"regimes": regime_names(store)},
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from pipelines.config import Config
 from pipelines.dataset import FeatureStore
 from pipelines.plots_surface import CAPTIONS
 from pipelines.report import SanityBound
+from pipelines.surface_days import SurfaceDays
 from pipelines.surface_faults import Detection, detect
 from pipelines.tasks.evaluation import IDENTITY, Evaluation
 from pipelines.tasks.pricing_evaluation import test_rows
@@ -48,19 +49,24 @@ def evaluate(cfg: Config, store: FeatureStore, trained: Trained) -> Evaluation:
         for share, table in predictions.items()
     )  # fmt: skip
     shares = pl.concat([shares, net_alone(store, net)])
-    found = detect(store, net, reference(own, store))
+    days = SurfaceDays.read(store, cfg.folder / "ingest" / "quotes.parquet")
+    found = detect(store, days, net, reference(own, store, days))
     regimes = regime_table(store, net)
     return Evaluation(
         predictions=first, figures=_figures(store, net, first, found), captions=CAPTIONS,
         sanity=sanity_bounds(store, net),
         tables={"Completion by share of quotes hidden: IV RMSE [vol points]": _side_by_side(shares),
-                "Faults found: area under the ROC curve": found.table, "Regimes on the test dates": regimes},
+                "Faults found: area under the ROC curve, share flagged": found.table,
+                "Regimes on the test dates": regimes},
         measures={"completion": shares.to_dicts(), "faults": found.table.to_dicts(), "regimes": regimes.to_dicts()},
         notes=[f"{100 * HIDDEN_SHARES[0]:.0f} % of the test dates' quotes were hidden, drawn singly; every predictor "
                "completes them from the others. Forwards and discounts of the date are taken as known.",
                "shifted last: the last smile at the strike plus the visible quotes' changes, interpolated. grid "
                "interpolation: the grid of the visible quotes, filled, corrected by the expiry's. net alone: the net's "
                "grid read at the quotes, corrected by nothing.",
+               "Faults are put into the test dates' smiles. The score's AUC is against clean dates, of stale snapshots "
+               f"against those of the same dates. Flagged: above {100 * UNUSUAL:g} % of the reference dates, a verdict "
+               "that takes 100 validation dates. Clean means as quoted: the data's own faults count as false alarms.",
                "Regimes are labelled by realised volatility unless features.regimes names a file: agreement with such "
                "labels says that the surface knows what the underlying does, no more."],
     )  # fmt: skip

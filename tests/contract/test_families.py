@@ -87,7 +87,7 @@ def test_a_run_leaves_its_report_and_metrics(made: Made) -> None:
         completion = pl.DataFrame(metrics["measures"]["completion"])
         assert set(completion["hidden"]) == {f"{100 * share:.0f} %" for share in HIDDEN_SHARES}
         assert set(completion["predictor"]) == COMPLETED_BY | {"net alone"}
-        assert all(0 <= row["AUC of the net's score"] <= 1 for row in metrics["measures"]["faults"])
+        assert all(0 <= row["AUC of the score"] <= 1 for row in metrics["measures"]["faults"])
 
 
 @only_surfaces

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 
 from models import build
-from models.surface_vae import Answer, Known, SurfaceVAE, SurfaceVAEConfig, Units
+from models.surface_vae import SHAPE_REACH, SHARPNESS, Answer, Known, Shape, SurfaceVAE, SurfaceVAEConfig, Units
 
-G, M, R, Z = 12, 3, 3, 4
-CONFIG = SurfaceVAEConfig(cells=G, moves=M, regimes=R, latent=Z, width=16, dropout=0.0)
+G, M, R, Z, S = 12, 3, 3, 4, 2
+CONFIG = SurfaceVAEConfig(cells=G, moves=M, regimes=R, latent=Z, width=16, dropout=0.0, shapes=S)
 KL_WEIGHT, REGIME_WEIGHT, LABELLED_SHARE = 0.7, 0.4, 0.25
 
 
@@ -31,6 +31,9 @@ def net(*, trained: bool = True, seed: int = 0) -> SurfaceVAE:
     made.set_units(Units(
         0.15 + 0.2 * random(G, seed=1), 0.04 + 0.02 * random(G, seed=2), 0.01 + 0.01 * random(G, seed=3),
         torch.tensor([0.0, 0.01, 1.4], dtype=torch.float64), torch.tensor([0.01, 0.01, 0.8], dtype=torch.float64),
+    ))  # fmt: skip
+    made.set_shape(Shape(
+        random(S, G, seed=4) - 0.5, 0.01 * random(S, seed=5), 0.02 + 0.02 * random(S, seed=6),
     ))  # fmt: skip
     if trained:
         for parameter in made.parameters():
@@ -114,7 +117,7 @@ def test_surfaces_of_a_batch_dont_mix() -> None:
     for place in range(5):
         alone: Answer = model(Known(*(part[place : place + 1] for part in given_)))
         for part, one in zip(whole, alone, strict=True):
-            assert torch.allclose(part[place], one[0], rtol=0, atol=1e-13)
+            assert torch.allclose(part[place], one[0], rtol=1e-13, atol=1e-13)
 
 
 def test_what_the_underlying_did_matters() -> None:
@@ -122,6 +125,44 @@ def test_what_the_underlying_did_matters() -> None:
     other = model(given_._replace(move=given_.move + 0.01))
     for first, second in zip(model(given_), other, strict=True):
         assert not torch.allclose(first, second, atol=1e-9)
+
+
+def test_untrained_every_regime_is_as_likely() -> None:
+    assert torch.allclose(net(trained=False)(known()).regime, torch.full((5, R), 1.0 / R, dtype=torch.float64))
+
+
+def test_regimes_are_read_from_the_shape_of_known_cells_and_completed_ones() -> None:
+    """Written out cell by cell; the head sees known volatilities as they are."""
+    model, given_ = net(), known()
+    answer = model(given_)
+    for place in range(5):
+        cells = zip(given_.mask[place], given_.surface[place], answer.completed[place], strict=True)
+        variance = torch.stack([(surface if known_ > 0 else completed) ** 2 for known_, surface, completed in cells])
+        numbers = torch.stack([
+            ((model.shape_weight[number] * variance).sum() - model.shape_mean[number]) / model.shape_deviation[number]
+            for number in range(S)
+        ])  # fmt: skip
+        wanted = torch.softmax(SHARPNESS * model.regime(numbers.clamp(-SHAPE_REACH, SHAPE_REACH)), dim=0)
+        assert torch.allclose(answer.regime[place], wanted, rtol=1e-9)
+
+
+def test_shape_numbers_count_within_their_reach() -> None:
+    """A volatility beyond everything changes no regime further."""
+    model, given_ = net(), known(share=1.0)
+    model.shape_weight.fill_(1.0 / G)
+    far, further = (model(given_._replace(surface=given_.mask * level)).regime for level in (3.0, 9.0))
+    assert torch.equal(far, further)
+
+
+def test_labels_leave_completion_alone() -> None:
+    """No gradient of the head's logits reaches encoder or decoder."""
+    model, given_ = net(), known()
+    base, condition = model.condition(given_)
+    volatility, _ = model.decode(model.encode(given_, base, condition)[0], base, condition)
+    assert volatility.requires_grad
+    model.regime_logits(given_, volatility)[:, 0].sum().backward()
+    touched = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
+    assert touched == {"regime.weight", "regime.bias"}
 
 
 # --- the loss
@@ -157,7 +198,7 @@ def test_the_loss_is_the_bound_written_out(labels: list[int]) -> None:
     torch.manual_seed(3)
     latent = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
     volatility, deviation = model.decode(latent, base, condition)
-    logits, each = model.regime(mean), model.surprise(mean, log_variance, condition)
+    logits, each = model.regime_logits(given_, volatility), model.surprise(mean, log_variance, condition)
     terms = []
     for date, label in enumerate(labels):
         cells = mask[date] > 0
@@ -235,7 +276,7 @@ def test_gradients_reach_every_weight() -> None:
 def test_units_are_kept_with_the_weights_and_never_learnt() -> None:
     model = net()
     state = model.state_dict()
-    names = {f"unit_{name}" for name in Units._fields}
+    names = {f"unit_{name}" for name in Units._fields} | {f"shape_{name}" for name in Shape._fields}
     assert names <= set(state)
     assert not names & {name for name, _ in model.named_parameters()}
     again = build("surface_vae", dataclasses.asdict(CONFIG)).double().eval()

@@ -1,7 +1,4 @@
-"""What surface_vae is fed and taught: draws by (seed, epoch, place) alone, labels by share, units of training dates.
-
-And whether faults put into surfaces are told apart: not at all without a fault, always with a huge one.
-"""
+"""What surface_vae is fed and taught: draws by (seed, epoch, place) alone, labels by share, units of training dates."""
 
 from __future__ import annotations
 
@@ -14,13 +11,12 @@ import pytest
 import torch
 
 from models.surface_vae import SurfaceVAE, SurfaceVAEConfig
-from pipelines import surface_faults
+from pipelines.bates import BatesParameters, forward_prices
 from pipelines.dataset import FeatureStore
 from pipelines.fit import fit
-from pipelines.surface_faults import detect, scaled_tenor, shifted_wing, swapped_expiries
-from pipelines.tasks.surface import SurfaceTask, regime_names
-from pipelines.tasks.surface_bundle import reference, surface_input, torch_net
-from serving.errors import TooFewSnapshotsError
+from pipelines.tasks.surface import MIDDLE_TENOR_DAYS, SHAPES, SurfaceTask, regime_names, shape_weight
+from pipelines.tasks.surface_bundle import surface_input, torch_net
+from serving import black76
 from serving.surface_grid import CELLS, MONEYNESS, MOVE_FEATURES, SHAPE, TENORS_DAYS
 from tests.pipelines.conftest import TinyRun
 
@@ -160,7 +156,8 @@ def test_without_any_label_there_is_one_nameless_regime(tiny_run: TinyRun, store
 
 
 def test_units_come_from_training_dates_alone(tiny_run: TinyRun, store: FeatureStore) -> None:
-    names = ("unit_level", "unit_level_deviation", "unit_change_deviation", "unit_move", "unit_move_deviation")
+    names = ("unit_level", "unit_level_deviation", "unit_change_deviation", "unit_move", "unit_move_deviation",
+             "shape_mean", "shape_deviation")  # fmt: skip
     before = small_net(task_on(tiny_run, store)).state_dict()
     for split, same_units in (("test", True), ("validation", True), ("train", False)):
         grids, moves = np.array(store.grids), np.array(store.moves)
@@ -190,6 +187,36 @@ def test_units_are_means_and_deviations_of_known_cells(tiny_run: TinyRun, store:
     assert (net.unit_level > 0).all()
 
 
+def test_shape_numbers_are_the_coefficients_of_a_surface_of_that_shape() -> None:
+    """Level, skew, curvature at the middle tenor, and their slopes in ln(tau)."""
+    wanted = np.array([0.04, -0.05, 0.03, 0.002, 0.01, -0.004])
+    x, later = np.tile(MONEYNESS, SHAPE[0]), np.repeat(np.log(np.array(TENORS_DAYS) / MIDDLE_TENOR_DAYS), SHAPE[1])
+    variance = wanted[:3] @ [x**0, x, x**2] + later * (wanted[3:] @ [x**0, x, x**2])
+    assert len(SHAPES) == 6
+    np.testing.assert_allclose(shape_weight() @ variance, wanted, atol=1e-14)
+
+
+def test_the_skew_of_variance_under_heston_depends_little_on_a_large_variance_of_the_day() -> None:
+    """Why shapes are of variance: twice the day's variance moves its skew much less than volatility's."""
+    skews = []
+    for variance in (0.08, 0.16):
+        cells = []
+        for tenor in TENORS_DAYS:
+            tau = tenor / 365.0
+            model = BatesParameters(variance=variance, mean_reversion_per_year=4.0, long_run_variance=0.04,
+                                    volatility_of_variance=0.5, correlation=-0.7)  # fmt: skip
+            strike = np.exp(np.array(MONEYNESS) * np.sqrt(tau))
+            right = np.where(strike >= 1.0, 1.0, -1.0)
+            both = forward_prices(model, 1.0, strike, tau)
+            price = np.where(right > 0, both.call, both.put)
+            cells.append(black76.implied_volatility(price, 1.0, strike, tau, 1.0, right)[0])
+        volatility = np.concatenate(cells)
+        skew = shape_weight()[SHAPES.index("skew")]
+        skews.append((skew @ volatility**2, skew @ volatility))
+    of_variance, of_volatility = (abs(np.log(first / second)) for first, second in zip(*skews, strict=True))
+    assert of_volatility > 3.0 * of_variance
+
+
 def test_sizes_are_those_of_the_grid_and_the_labels(tiny_run: TinyRun, store: FeatureStore) -> None:
     sizes = task_on(tiny_run, store).sizes()
     assert (sizes["cells"], sizes["moves"], sizes["regimes"]) == (
@@ -200,68 +227,7 @@ def test_sizes_are_those_of_the_grid_and_the_labels(tiny_run: TinyRun, store: Fe
     assert (sizes["latent"], sizes["width"]) == (2, 16)
 
 
-# --- the anomaly score's reference and the faults
-
-
-def test_the_reference_needs_some_dates(tiny_run: TinyRun, store: FeatureStore) -> None:
-    net = small_net(task_on(tiny_run, store))
-    assert len(reference(net, store).scores) == len(store.places("train"))  # three validation dates are too few
-    few = pl.when(pl.int_range(pl.len()) > 3).then(pl.lit("unused")).otherwise(pl.col("split"))
-    with pytest.raises(TooFewSnapshotsError, match="needs 5 training dates"):
-        reference(net, dataclasses.replace(store, snapshots=store.snapshots.with_columns(split=few)))
-
-
-def areas(store: FeatureStore, tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch, fault: object) -> dict[str, float]:
-    """Area under the curve of the net's score by fault, `fault` among them."""
-    monkeypatch.setattr(surface_faults, "FAULTS", {"this": fault})
-    net = small_net(task_on(tiny_run, store))
-    found = detect(store, torch_net(net), reference(net, store))
-    assert found.places.tolist() == store.places("test").tolist()
-    assert len(found.clean) == len(found.percentile) == len(found.places)
-    return dict(zip(found.table["fault"], found.table["AUC of the net's score"], strict=True))
-
-
-def test_no_fault_is_not_found_and_a_huge_one_always(
-    tiny_run: TinyRun, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert areas(store, tiny_run, monkeypatch, lambda surface, mask: (surface, mask))["this"] == 0.5
-
-    def huge(surface: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return surface + np.float32(0.5) * mask, mask
-
-    assert areas(store, tiny_run, monkeypatch, huge)["this"] == 1.0
-
-
-def test_stale_surfaces_are_tried_where_the_underlying_moved(
-    tiny_run: TinyRun, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = areas(store, tiny_run, monkeypatch, lambda surface, mask: (surface, mask))
-    assert surface_faults.STALE in found
-    still = dataclasses.replace(store, moves=np.zeros_like(store.moves))
-    assert surface_faults.STALE not in areas(still, tiny_run, monkeypatch, lambda surface, mask: (surface, mask))
-
-
-def test_faults_change_known_cells_as_they_say() -> None:
-    generator = np.random.default_rng(0)
-    surface = generator.uniform(0.1, 0.3, CELLS).astype(np.float32)
-    mask = (generator.random(CELLS) < 0.7).astype(np.float32)
-    surface *= mask
-    table, known = surface.reshape(SHAPE), mask.reshape(SHAPE)
-    low = np.array(MONEYNESS) <= -0.2
-    wing, wing_mask = (part.reshape(SHAPE) for part in shifted_wing(surface, mask))
-    np.testing.assert_allclose(wing, table + 0.02 * known * low, atol=1e-7)
-    np.testing.assert_array_equal(wing_mask, known)
-    scaled, _ = (part.reshape(SHAPE) for part in scaled_tenor(surface, mask))
-    at = TENORS_DAYS.index(60.0)
-    np.testing.assert_allclose(scaled[at], 1.05 * table[at], rtol=1e-6)
-    np.testing.assert_array_equal(np.delete(scaled, at, 0), np.delete(table, at, 0))
-    swapped, swapped_mask = (part.reshape(SHAPE) for part in swapped_expiries(surface, mask))
-    first, second = TENORS_DAYS.index(30.0), TENORS_DAYS.index(120.0)
-    for one, other in ((first, second), (second, first)):
-        np.testing.assert_array_equal(swapped[one], table[other])
-        np.testing.assert_array_equal(swapped_mask[one], known[other])
-    np.testing.assert_array_equal(np.delete(swapped, [first, second], 0), np.delete(table, [first, second], 0))
-    np.testing.assert_array_equal(shifted_wing(surface, mask)[0][mask == 0], 0)
+# --- hosts
 
 
 def test_a_nets_answer_is_the_same_for_hosts(tiny_run: TinyRun, store: FeatureStore) -> None:

@@ -23,9 +23,11 @@ from serving.last_seen import last_seen
 from serving.manifest import Member, MemberFile
 from serving.normal import Array
 from serving.surface import Quotes, build_surface
+from serving.surface_changes import Changes, changes
 from serving.surface_grid import CELLS, MOVE_FEATURES, NOTHING, carried, fill, grid_spec, move_features, surface_grid
 from serving.surface_host import UNUSUAL, Inspected, inspect_chain, surface_input
-from serving.surface_score import STATISTICS, Reference, Score, SurfaceAnswer, SurfaceInput, score, statistics
+from serving.surface_reference import STATISTICS, Evidence, Reference
+from serving.surface_score import Score, SurfaceAnswer, SurfaceInput, score, statistics
 from tests.contract.test_engines import small_bundle
 from tests.serving.test_surface import EXPIRIES, SPOT, STRIKES, TS, chain, expiry_of, skewed
 from tests.tiny_bundle import HASH
@@ -59,14 +61,15 @@ def at(
                  volatility=lambda strike, tau: skewed(strike, tau) + rise)  # fmt: skip
 
 
-def random_days(count: int, seed: int = 0) -> list[SurfaceInput]:
+def random_days(count: int, seed: int = 0) -> list[tuple[SurfaceInput, Changes]]:
+    """What the net is given, and how the quotes changed."""
     generator, days = np.random.default_rng(seed), []
     spot = SPOT
     before = last_seen(build_surface(at(0)))
     for day in range(1, count + 1):
         spot *= float(np.exp(0.005 * generator.standard_normal()))
         seen = last_seen(build_surface(at(day, spot=spot, rise=0.01 * generator.random())))
-        days.append(surface_input(seen, before)[1])
+        days.append((surface_input(seen, before)[1], changes(seen, before)))
         before = seen
     return days
 
@@ -80,8 +83,10 @@ def bundle_of(folder: Path, net: SurfaceVAE, *, reference: dict[str, Array] | No
     """As the export stage writes it; `spec` changes the feature spec."""
     days = random_days(8)
     if reference is None:
-        reference = Reference.fit([statistics(lambda known: by_torch(net, known), day)[0] for day in days]).to_arrays()
-    golden = vars(days[0]) | {f"{name}-0": part for name, part in vars(by_torch(net, days[0])).items()}
+        dates = [Evidence(statistics(lambda known: by_torch(net, known), known)[0], day) for known, day in days]
+        reference = Reference.fit(dates, [day for _, day in days]).to_arrays()
+    first = days[0][0]
+    golden = vars(first) | {f"{name}-0": part for name, part in vars(by_torch(net, first)).items()}
     onnx, roles = exported(net)
     files = dict(onnx)
     for name, arrays in (("golden.npz", golden), ("reference.npz", reference)):
@@ -126,7 +131,8 @@ def test_a_chain_is_judged_as_the_trained_net_would(bundle: Bundle, engine: Surf
     np.testing.assert_allclose(list(found.regimes.values()), wanted.regime[0], atol=1e-6)
     np.testing.assert_array_equal(found.grid.volatility, grid.volatility)
     reference = Reference.from_arrays(bundle.arrays("reference.npz"), "reference.npz")
-    judged = score(statistics(lambda known: by_torch(net, known), known)[0], reference)
+    of_net = statistics(lambda known: by_torch(net, known), known)[0]
+    judged = score(Evidence(of_net, changes(seen, last)), reference)
     assert found.score is not None
     assert found.score.value == pytest.approx(judged.value, rel=1e-3, abs=1e-3)
     assert set(found.score.by_statistic) == set(STATISTICS)
@@ -196,13 +202,38 @@ def test_earlier_snapshots_dont_matter(bundle: Bundle, engine: SurfaceEngine) ->
 
 
 def test_a_chain_of_one_expiry_is_judged_by_what_it_shows(bundle: Bundle, engine: SurfaceEngine) -> None:
-    """No column of moneyness holds cells enough to be judged by its neighbours, which is no anomaly."""
+    """It has no neighbours among the expiries, and no column of moneyness has cells enough; neither is an anomaly."""
     one = [("SPX", expiry_of("SPX", 50))]
     found = inspect_chain(bundle, engine, [at(0, expiries=one), at(1, expiries=one, rise=0.005)])
     assert found.score is not None
-    assert "worst_moneyness" not in found.score.by_statistic
-    assert {"surprise", "residual"} <= set(found.score.by_statistic)
+    assert not {"worst_moneyness", "worst_expiry_level"} & set(found.score.by_statistic)
+    assert {"residual", "common_level", "roughness", "forward"} <= set(found.score.by_statistic)
     assert np.isfinite(found.completed).all()
+
+
+def test_quotes_left_over_from_before_show_in_forwards_and_roughness(bundle: Bundle, engine: SurfaceEngine) -> None:
+    """The same bids and asks after a fall of two per cent."""
+    stale = dataclasses.replace(at(0), ts=TS + DAY, spot=SPOT * 0.98)
+    fresh = inspect_chain(bundle, engine, [at(0), at(1, spot=SPOT * 0.98)])
+    found = inspect_chain(bundle, engine, [at(0), stale])
+    assert found.score is not None
+    assert fresh.score is not None
+    assert found.score.by_statistic["forward"] > fresh.score.by_statistic["forward"] + 5.0
+    assert found.score.by_statistic["roughness"] < fresh.score.by_statistic["roughness"]
+    assert found.score.value > fresh.score.value
+
+
+def test_a_chain_that_shares_nothing_with_the_last_one_is_not_judged(tmp_path: Path, net: SurfaceVAE) -> None:
+    """Where the net's statistics don't count (it was fitted on the reference's dates), the quotes alone could tell."""
+    days = random_days(8)
+    dates = [Evidence(np.ones(3), day) for _, day in days]
+    reference = Reference.fit(dates, [day for _, day in days], held_out=False).to_arrays()
+    known = bundle_of(tmp_path / "bundle", net, reference=reference)
+    first, second = ([(root, expiry_of(root, days))] for root, days in (("SPX", 50), ("SPXW", 170)))
+    found = inspect_chain(known, open_surface_engine(known), [at(0, expiries=first), at(1, expiries=second)])
+    assert found.last is not None
+    assert found.score is None
+    assert not found.unusual
 
 
 @pytest.mark.parametrize(("percentile", "unusual"), [(1.0, True), (UNUSUAL, False), (0.5, False)])
@@ -243,14 +274,14 @@ def test_bundles_that_dont_fit_this_code_are_refused(tmp_path: Path, net: Surfac
 
 @pytest.mark.parametrize("name", list(SurfaceInput.__dataclass_fields__))
 def test_wrong_arrays_are_refused_by_name(engine: SurfaceEngine, name: str) -> None:
-    known = random_days(1)[0]
+    known, _ = random_days(1)[0]
     for wrong in (getattr(known, name).astype(np.float64), getattr(known, name)[:, :2]):
         with pytest.raises(EngineError, match=f"tensor '{name}': expected float32"):
             engine.answer(dataclasses.replace(known, **{name: wrong}))
 
 
 def test_many_surfaces_at_once_are_answered_one_by_one(engine: SurfaceEngine) -> None:
-    days = random_days(5)
+    days = [known for known, _ in random_days(5)]
     many = SurfaceInput(*(np.concatenate([getattr(day, name) for day in days])
                           for name in SurfaceInput.__dataclass_fields__))  # fmt: skip
     whole = engine.answer(many)

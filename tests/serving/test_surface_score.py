@@ -1,6 +1,7 @@
 """The anomaly score: unknown cells have no say, few cells no verdict, a usual surface scores low and a spoilt one high.
 
-`likely` stands for a trained net: it completes the surface as the level of what it sees times a fixed shape.
+`likely` stands for a trained net: it completes the surface as the level of what it sees times a fixed shape. The quotes
+behind `day` change as its surfaces do, an expiry per tenor.
 """
 
 from __future__ import annotations
@@ -12,25 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.errors import BundleError
 from serving.normal import Array
+from serving.surface import DAYS_PER_YEAR
+from serving.surface_changes import Changes
 from serving.surface_grid import CELLS, MONEYNESS, SHAPE, TENORS_DAYS, Grid
-from serving.surface_score import (
-    FEWEST_CELLS,
-    FEWEST_REFERENCES,
-    SMALLEST_SPREAD,
-    STATISTICS,
-    Reference,
-    Score,
-    SurfaceAnswer,
-    SurfaceInput,
-    score,
-    statistics,
-)
+from serving.surface_reference import NET_STATISTICS, STATISTICS, Evidence, Expected, Reference
+from serving.surface_score import FEWEST_CELLS, Score, SurfaceAnswer, SurfaceInput, score, statistics
 
 FORM = np.outer(1.0 + 0.02 * np.log(np.array(TENORS_DAYS)), 1.0 - 0.5 * np.array(MONEYNESS)).ravel()
 DEVIATION = 0.004
 ALL = np.ones(CELLS)
+WINGS = np.array(MONEYNESS) <= -0.2, np.array(MONEYNESS) >= 0.1
 
 
 def likely(known: SurfaceInput) -> SurfaceAnswer:
@@ -39,12 +32,10 @@ def likely(known: SurfaceInput) -> SurfaceAnswer:
     count = mask.sum(1, keepdims=True)
     level = (mask * surface / FORM).sum(1, keepdims=True) / np.maximum(count, 1.0)
     level = np.where(count > 0, level, (known.last.astype(float) / FORM).mean(1, keepdims=True))
-    before = (known.last.astype(float) / FORM).mean(1)
-    # what the level should have done: minus five times the return, in units of half a vol point
-    surprise = 0.5 + ((level[:, 0] - before + 5 * 0.2 * known.move[:, 0]) / 0.005) ** 2
     return SurfaceAnswer(
         (level * FORM).astype(np.float32), np.full(surface.shape, DEVIATION, np.float32),
-        np.zeros((len(surface), 2), np.float32), surprise.astype(np.float32), np.ones((len(surface), 1), np.float32),
+        np.zeros((len(surface), 2), np.float32), np.zeros(len(surface), np.float32),
+        np.ones((len(surface), 1), np.float32),
     )  # fmt: skip
 
 
@@ -62,13 +53,28 @@ def with_surface(one: SurfaceInput, surface: Array) -> SurfaceInput:
     return dataclasses.replace(one, surface=surface.astype(np.float32).reshape(1, -1))
 
 
+def quotes_of(one: SurfaceInput) -> Changes:
+    """An expiry per tenor whose smile is the row of the grid."""
+    change = np.log(np.maximum(one.surface, 1e-3) / one.last)[0].astype(float).reshape(SHAPE)
+    level, put, call = (np.median(change[:, columns], axis=1) for columns in (~(WINGS[0] | WINGS[1]), *WINGS))
+    rough = np.median(np.abs(change - np.median(change, axis=1, keepdims=True)), axis=1)
+    return Changes(float(one.move[0, 0]), np.array(TENORS_DAYS) / DAYS_PER_YEAR,
+                   np.stack([level, put - level, call - level], axis=1), np.stack([rough, rough], axis=1),
+                   np.full(SHAPE[0], 1e-4))  # fmt: skip
+
+
+def evidence(one: SurfaceInput) -> Evidence:
+    return Evidence(statistics(likely, one)[0], quotes_of(one))
+
+
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    return Reference.fit([statistics(likely, day(seed))[0] for seed in range(200)])
+    training = [quotes_of(day(seed)) for seed in range(5000, 5200)]
+    return Reference.fit([evidence(day(seed)) for seed in range(200)], training)
 
 
 def judged(one: SurfaceInput, reference: Reference) -> Score:
-    return score(statistics(likely, one)[0], reference)
+    return score(evidence(one), reference)
 
 
 # --- statistics
@@ -101,10 +107,9 @@ def test_statistics_are_those_written_out() -> None:
     tenors = [residual(list(row), list(row)) for row in table]
     columns = [residual(list(column), list(column)) for column in table.T]
     found, answer = statistics(likely, one)
-    assert len(found) == len(STATISTICS)
-    np.testing.assert_allclose(found[1:], [residual([], list(range(CELLS))), max(tenors), max(columns)], rtol=1e-5)
+    assert len(found) == len(NET_STATISTICS)
+    np.testing.assert_allclose(found, [residual([], list(range(CELLS))), max(tenors), max(columns)], rtol=1e-5)
     whole = likely(one)
-    assert found[0] == pytest.approx(float(whole.surprise[0]), rel=1e-6)
     for name in SurfaceAnswer.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(answer, name), getattr(whole, name))
 
@@ -124,20 +129,27 @@ def test_few_cells_give_no_verdict_on_lines(reference: Reference) -> None:
     """One expiry alone: no column has enough cells to be hidden and judged, and that isn't unusual in itself."""
     mask = np.zeros(SHAPE)
     mask[3] = 1.0
-    one = judged(day(7, mask.ravel()), reference)
-    assert set(one.by_statistic) == {"surprise", "residual", "worst_tenor"}
-    whole = judged(day(7), reference)
-    assert one.value < whole.value + 3.0
-    nothing = judged(day(7, np.zeros(CELLS)), reference)
-    assert set(nothing.by_statistic) == {"surprise"}
+    quotes = quotes_of(day(7))
+    one = score(Evidence(statistics(likely, day(7, mask.ravel()))[0], quotes), reference)
+    assert set(one.by_statistic) == set(STATISTICS) - {"worst_moneyness"}
+    assert one.value < judged(day(7), reference).value + 3.0
+    nothing = score(Evidence(statistics(likely, day(7, np.zeros(CELLS)))[0], quotes), reference)
+    assert set(nothing.by_statistic) == set(STATISTICS) - set(NET_STATISTICS)
     assert np.isfinite(nothing.value)
+
+
+def test_where_nothing_is_known_nothing_is_judged(reference: Reference) -> None:
+    empty = Changes(0.01, np.zeros(0), np.zeros((0, 3)), np.zeros((0, 2)), np.zeros(0))
+    found = score(Evidence(np.full(3, np.nan), empty), reference)
+    assert found.by_statistic == {}
+    assert (found.value, found.percentile) == (0.0, 0.0)
 
 
 def test_an_answer_that_is_no_number_is_most_unusual(reference: Reference) -> None:
     def broken(known: SurfaceInput) -> SurfaceAnswer:
         return dataclasses.replace(likely(known), completed=np.full_like(known.surface, np.nan))
 
-    found = score(statistics(broken, day(1))[0], reference)
+    found = score(Evidence(statistics(broken, day(1))[0], quotes_of(day(1))), reference)
     assert np.isfinite(found.value)
     assert found.percentile == highest(reference)
 
@@ -148,16 +160,6 @@ def test_an_answer_that_is_no_number_is_most_unusual(reference: Reference) -> No
 def highest(reference: Reference) -> float:
     """The percentile above every reference date: the judged one counts too."""
     return len(reference.scores) / (len(reference.scores) + 1)
-
-
-@pytest.mark.parametrize(
-    ("dates", "held_out", "calibrated"), [(100, True, True), (99, True, False), (100, False, False)]
-)
-def test_a_verdict_takes_a_hundred_dates_that_the_net_did_not_see(dates: int, held_out: bool, calibrated: bool) -> None:
-    reference = Reference(np.zeros(4), np.ones(4), np.linspace(0.1, 3.0, dates), held_out)
-    read = Reference.from_arrays(reference.to_arrays(), "reference.npz")
-    assert score(np.ones(4), read).calibrated == calibrated
-    assert (highest(reference) > 0.99) == (dates >= 100)
 
 
 def test_a_usual_surface_scores_low_and_spoilt_ones_high(reference: Reference) -> None:
@@ -174,86 +176,64 @@ def test_a_usual_surface_scores_low_and_spoilt_ones_high(reference: Reference) -
 
 
 def test_a_surface_that_does_not_stir_is_unusual(reference: Reference) -> None:
-    """The last one again, though the underlying fell by three per cent; and one without any noise at all."""
+    """The last one again, though the underlying fell by three per cent."""
     stale = dataclasses.replace(
         with_surface(day(5), 0.2 * FORM), last=(0.2 * FORM).astype(np.float32).reshape(1, -1),
         move=np.array([[-0.03, 0.03, 1.0]], np.float32),
     )  # fmt: skip
     found = judged(stale, reference)
     assert found.percentile == highest(reference)
-    assert found.by_statistic["surprise"] > 5.0
+    assert found.by_statistic["roughness"] < -5.0
+    assert found.by_statistic["common_level"] < -2.0
     assert found.by_statistic["residual"] < -5.0
 
 
-def test_exactly_the_median_is_the_least_unusual(reference: Reference) -> None:
-    found = score(np.exp(reference.median), reference)
+def simple(scores: Array) -> Reference:
+    """Median 0 and unit 1 for the net's statistics, nothing for the quotes'."""
+    count = len(STATISTICS)
+    unit = np.where(np.arange(count) < len(NET_STATISTICS), 1.0, np.inf)
+    return Reference(np.full((3, 6), np.inf), np.ones(2), Expected(np.zeros((count, 3)), np.zeros(count), unit, unit),
+                     scores)  # fmt: skip
+
+
+def of_net(logs: list[float]) -> Evidence:
+    return Evidence(np.exp(logs), quotes_of(day(1)))
+
+
+def test_exactly_the_median_is_the_least_unusual() -> None:
+    found = score(of_net([0.0, 0.0, 0.0]), simple(np.array([0.5, 1.0])))
     assert found.value == pytest.approx(0.0, abs=1e-9)
     assert found.percentile == 0.0
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    deviations=st.lists(st.floats(-9, 9), min_size=4, max_size=4), place=st.integers(0, 3),
+    deviations=st.lists(st.floats(-9, 9), min_size=3, max_size=3), place=st.integers(0, 2),
     further=st.floats(0.01, 5.0),
 )  # fmt: skip
 def test_percentile_never_falls_as_a_statistic_moves_away(deviations: list[float], place: int, further: float) -> None:
-    reference = Reference.fit([statistics(likely, day(seed))[0] for seed in range(20)])
-    signs = np.array(deviations)
-    found = score(np.exp(reference.median + signs * reference.spread), reference)
-    signs[place] += np.copysign(further, signs[place])
-    worse = score(np.exp(reference.median + signs * reference.spread), reference)
+    reference = simple(np.linspace(0.1, 12.0, 50))
+    found = score(of_net(deviations), reference)
+    moved = list(deviations)
+    moved[place] += float(np.copysign(further, moved[place]))
+    worse = score(of_net(moved), reference)
     assert worse.value >= found.value
     assert 0.0 <= found.percentile <= worse.percentile <= 1.0
-    assert worse.by_statistic[STATISTICS[place]] == pytest.approx(signs[place], abs=1e-9)
-    assert worse.value == pytest.approx(np.abs(signs).max(), abs=1e-9)
+    assert worse.by_statistic[STATISTICS[place]] == pytest.approx(moved[place], abs=1e-9)
+    assert worse.value == pytest.approx(np.abs(moved).max(), abs=1e-9)
 
 
 def test_percentile_is_the_share_of_reference_dates_and_this_one_strictly_below() -> None:
-    reference = Reference(np.zeros(4), np.ones(4), np.array([1.0, 2.0, 2.0, 3.0]))
+    reference = simple(np.array([1.0, 2.0, 2.0, 3.0]))
     for value, below in ((0.5, 0.0), (1.0, 0.0), (2.0, 0.2), (2.5, 0.6), (3.0, 0.6), (3.5, 0.8)):
-        assert score(np.exp([0.0, -value, 0.0, 0.0]), reference).percentile == below
-
-
-# --- the reference
-
-
-def test_the_reference_is_robust(reference: Reference) -> None:
-    """A tenth of the dates being absurd barely moves it; equal dates still have a spread."""
-    found = [statistics(likely, day(seed))[0] for seed in range(200)]
-    spoilt = Reference.fit([one * (1e4 if place % 10 == 0 else 1.0) for place, one in enumerate(found)])
-    np.testing.assert_allclose(spoilt.median, reference.median, atol=0.5 * reference.spread.max())
-    assert (spoilt.spread < 2 * reference.spread).all()
-    assert (Reference.fit([found[0]] * FEWEST_REFERENCES).spread == SMALLEST_SPREAD).all()
-
-
-def test_statistics_that_no_reference_date_gives_are_never_held_against() -> None:
-    narrow = np.zeros(SHAPE)
-    narrow[3] = 1.0
-    few = Reference.fit([statistics(likely, day(seed, narrow.ravel()))[0] for seed in range(50)])
-    assert np.isfinite(few.scores).all()
-    found = score(statistics(likely, day(60))[0], Reference.from_arrays(few.to_arrays(), "reference.npz"))
-    assert found.by_statistic["worst_moneyness"] == 0.0
-    assert np.isfinite(found.value)
-
-
-def test_arrays_read_back(reference: Reference) -> None:
-    again = Reference.from_arrays(reference.to_arrays(), "reference.npz")
-    for field in dataclasses.fields(Reference):
-        np.testing.assert_array_equal(getattr(again, field.name), getattr(reference, field.name))
-    assert (np.diff(again.scores) >= 0).all()
+        assert score(of_net([0.0, -value, 0.0]), reference).percentile == below
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"score_median": None}, "holds no reference"), ({"score_spread": None}, "holds no reference"),
-        ({"score_reference": None}, "holds no reference"), ({"score_reference": np.zeros(0)}, "holds no reference"),
-        ({"score_median": np.zeros(3)}, r"shapes \(3,\), \(4,\)"), ({"score_spread": np.ones((2, 2))}, "shapes"),
-        ({"score_reference": np.ones((2, 2))}, "shapes"), ({"score_median": np.full(4, np.nan)}, "can't be"),
-        ({"score_spread": np.zeros(4)}, "can't be"), ({"score_reference": np.array([1.0, np.inf])}, "can't be"),
-    ],
-)  # fmt: skip
-def test_a_broken_reference_is_refused(reference: Reference, change: dict[str, Array | None], message: str) -> None:
-    arrays = {name: values for name, values in (reference.to_arrays() | change).items() if values is not None}
-    with pytest.raises(BundleError, match=f"reference.npz: .*{message}"):
-        Reference.from_arrays(arrays, "reference.npz")
+    ("dates", "held_out", "calibrated"), [(100, True, True), (99, True, False), (100, False, False)]
+)
+def test_a_verdict_takes_a_hundred_dates_that_the_net_did_not_see(dates: int, held_out: bool, calibrated: bool) -> None:
+    reference = dataclasses.replace(simple(np.linspace(0.1, 3.0, dates)), held_out=held_out)
+    read = Reference.from_arrays(reference.to_arrays(), "reference.npz")
+    assert score(of_net([1.0, 1.0, 1.0]), read).calibrated == calibrated
+    assert (highest(reference) > 0.99) == (dates >= 100)
