@@ -25,10 +25,11 @@ SAID := $(call told,reason,REASON) $(call told,by,BY) $(call told,dry_run,DRY_RU
 MODEL_NAME := "$${STRIKEFORGE_MODEL:?must be given: make ... MODEL=pricing_lstm}"
 
 .PHONY: help install repro test test-fast check lint types arrows workflows sample clean \
-	sweep retrain promote rollback retire status reconcile preflight
+	sweep retrain promote rollback retire status reconcile preflight \
+	bench-accuracy bench-ablations bench-worlds bench-regimes bench-training
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## .venv with everything pinned in constraints.txt
 
@@ -67,6 +68,21 @@ workflows: $(INSTALLED)
 	actionlint
 
 check: lint types arrows workflows test  ## what CI runs
+
+bench-accuracy: $(INSTALLED)  ## errors on real chains against every baseline (docs/accuracy.md); resumable [ARGS=]
+	python -m benchmarks.accuracy $(ARGS)
+
+bench-ablations: $(INSTALLED)  ## what each part of the recipe is worth; resumable [ARGS=]
+	python -m benchmarks.ablations $(ARGS)
+
+bench-worlds: $(INSTALLED)  ## Black-Scholes, Heston and Bates worlds: distance to the attainable error [ARGS=]
+	python -m benchmarks.known_worlds $(ARGS)
+
+bench-regimes: $(INSTALLED)  ## regimes of two-state Heston worlds from 5 % of labels [ARGS=]
+	python -m benchmarks.regime_worlds $(ARGS)
+
+bench-training: $(INSTALLED) data/underlying.csv  ## the loop against bare PyTorch, features of a million quotes [ARGS=]
+	python -m benchmarks.training $(ARGS)
 
 sample: $(INSTALLED)  ## make the sample market anew (deterministic)
 	python -m pipelines.sample_market --out data --card docs/data-card-sample.md

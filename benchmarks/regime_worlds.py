@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from sklearn.metrics import adjusted_rand_score  # type: ignore[import-untyped]
+from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.accuracy_keys import code_hash, key_of, libraries
 from benchmarks.regime_readers import macro_f1, read_regimes

@@ -158,7 +158,8 @@ def _results(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _measures(metrics: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """What else the evaluation measured, a table each: title, headings, rows of text."""
-    titles = {"completion": "Completion by share of quotes hidden (IV RMSE in vol points)",
+    titles = {"shape": "Shape on a dense grid of strikes: the market's mids and the predictors (pipelines/shape.py)",
+              "completion": "Completion by share of quotes hidden (IV RMSE in vol points)",
               "faults": "Faults put into surfaces: areas under the ROC curve",
               "regimes": "Regimes against their labels"}  # fmt: skip
     tables = []

@@ -5,8 +5,8 @@ In: a `FeatureStore`, the quotes it was made of, volatility functions. Out: a ta
 strike between quotes (docs/conventions.md), the net is asked at every node with the features a host would compute.
 
 Nodes: each scored expiry, from its lowest scored strike of t to its highest, in k = ln(K/F); the same k for every
-predictor, at its own forwards (the market's of t, otherwise the carried ones). Calendars: nodes of the shorter expiry
-that lie within the longer one's strikes too.
+predictor, at its own forwards (the market's of t, otherwise as the anchors put them right). Calendars: nodes of the
+shorter expiry that lie within the longer one's strikes too.
 
 Invariant: the market alone sees t; predictors see what `contract_table` does.
 """
@@ -29,6 +29,7 @@ from pipelines.snapshots import read_snapshots
 from serving.errors import DataError
 from serving.features import Contracts, ContractTable, contract_table
 from serving.last_seen import Anchor, LastSeen, find_anchors, last_seen, scored_range
+from serving.laws import LawsOfMotion
 from serving.normal import Array
 from serving.quotes import ExpiryKey, Quotes
 from serving.surface import Surface, build_surface
@@ -174,7 +175,8 @@ def _sample(
                                np.interp(smiles[key].forward * np.exp(k), *snapshot.scored[key]))
             for key, k in asked
         ]  # fmt: skip
-    forward = [snapshot.last.carried_forward(key, snapshot.quotes.spot) for key, _ in asked]
+    laws = LawsOfMotion(snapshot.last, snapshot.anchors, snapshot.quotes.spot)
+    forward = [laws.forward(key) for key, _ in asked]
     strike = np.concatenate([f * np.exp(k) for f, (_, k) in zip(forward, asked, strict=True)])
     counts = [k.size for _, k in asked]
     contracts = Contracts(

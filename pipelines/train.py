@@ -1,9 +1,10 @@
 """Stage train: features -> weights of the best validation epoch.
 
 In: `OUT/features/`. Out, in `OUT/train/MODEL/`: `weights.safetensors`, `model.json` (family, sizes, seed, best epoch,
-configuration and data hashes, MLflow run), `history.csv` (epoch, train_loss, validation_iv_rmse), `metrics.json`, and
-what `logging` asks for: `csv/metrics.csv`, `tensorboard/`, `wandb/`. The folder is replaced as a whole. Checkpoints lie
-in `OUT/checkpoints/MODEL/HASH/` while the training runs; a killed one goes on.
+configuration and data hashes, MLflow run), `history.csv` (epoch, train_loss, validation_iv_rmse), `metrics.json`; of
+pricing nets `unseen.parquet` (what was said of rows that weren't fitted on, see pipelines/trust.py); and what `logging`
+asks for: `csv/metrics.csv`, `tensorboard/`, `wandb/`. The folder is replaced as a whole. Checkpoints lie in
+`OUT/checkpoints/MODEL/HASH/` while the training runs; a killed one goes on.
 
 Run: python -m pipelines.train [key=value ...]
 """
@@ -22,7 +23,7 @@ from pipelines.config import Config, config_hash
 from pipelines.lineage import features_hash
 
 if TYPE_CHECKING:
-    from pipelines.fit import Fitted
+    from pipelines.trust import Trusted
 
 log = logging.getLogger("strikeforge.train")
 
@@ -67,8 +68,8 @@ def run(cfg: Config) -> TrainResult:
     return TrainResult(folder, fitted.best_epoch, fitted.best_validation, record.run_id)
 
 
-def write(cfg: Config, fitted: Fitted, folder: Path, origin: dict[str, str]) -> None:
-    """Weights, history, metrics and description of a training into a new folder."""
+def write(cfg: Config, fitted: Trusted, folder: Path, origin: dict[str, str]) -> None:
+    """Weights, history, metrics, answers to unseen rows and description of a training into a new folder."""
     from safetensors.torch import save_file
 
     if folder.exists():  # of a training killed here
@@ -77,6 +78,8 @@ def write(cfg: Config, fitted: Fitted, folder: Path, origin: dict[str, str]) -> 
     save_file({name: tensor.contiguous() for name, tensor in fitted.net.state_dict().items()},
               folder / "weights.safetensors")  # fmt: skip
     fitted.history.write_csv(folder / "history.csv")
+    if fitted.unseen is not None:
+        fitted.unseen.write_parquet(folder / "unseen.parquet")
     metrics = {"best_epoch": fitted.best_epoch, "epochs": len(fitted.history),
                "validation_iv_rmse": fitted.best_validation}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Read back what the train stage wrote: the net with its weights, and its description.
+"""Read back what the train stage wrote: the net with its weights, its description, its answers to unseen rows.
 
 In: `OUT/train/MODEL/`. Out: `Trained`. Invariant: weights come from safetensors, never from a pickle, and fit exactly.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from safetensors.torch import load_file
 
 import models
@@ -19,12 +20,13 @@ from serving.errors import DataError
 
 @dataclass(frozen=True)
 class Trained:
-    """A net in evaluation mode and where it came from."""
+    """A net in evaluation mode and where it came from; `unseen` as in pipelines/trust.py, None if not written."""
 
     net: models.Net
     sizes: dict[str, Any]
     description: dict[str, Any]
     weights_path: Path
+    unseen: pl.DataFrame | None
 
 
 def load_trained(folder: Path, features: Path) -> Trained:
@@ -41,4 +43,6 @@ def load_trained(folder: Path, features: Path) -> Trained:
                         "pipelines.train again with the same out= and model=")  # fmt: skip
     net = models.build(description["model"], description["sizes"])
     net.load_state_dict(load_file(weights))
-    return Trained(net.eval(), description["sizes"], description, weights)
+    unseen = folder / "unseen.parquet"
+    answers = pl.read_parquet(unseen) if unseen.exists() else None
+    return Trained(net.eval(), description["sizes"], description, weights, answers)

@@ -26,7 +26,7 @@ from serving.last_seen import Anchor, LastSeen, LastSmile, forward_deviation
 from serving.normal import Array
 from serving.surface import ExpiryKey
 
-SMALLEST_LEVEL = 0.02  # volatility at the money that a scaled smile may reach down to
+SMALLEST_LEVEL = 0.02  # volatility at the money that a scaled smile may come down to; one seen lower stays there
 
 
 class Laws(NamedTuple):
@@ -78,6 +78,6 @@ class LawsOfMotion:
     def _scale(self, smile: LastSmile, tau: float, x: Array) -> Array:
         at_the_money = np.zeros(1)
         level = float(smile.smooth_at_moneyness(at_the_money)[0])
-        now = max(level + float(self._moved.at(tau, at_the_money)[0]), SMALLEST_LEVEL)
+        now = max(level + float(self._moved.at(tau, at_the_money)[0]), min(level, SMALLEST_LEVEL))
         scale = now / level
         return scale * smile.smooth_at_moneyness(x / scale)

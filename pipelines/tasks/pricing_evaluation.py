@@ -1,8 +1,8 @@
-"""How the pricing task is evaluated: fair volatilities of the test quotes against the baselines.
+"""How the pricing task is evaluated: fair volatilities of the test quotes against the baselines, and their shape.
 
 In: a `FeatureStore`, a trained net. Out: `Evaluation`. Invariants: every predictor is scored on the same rows;
-baselines are priced with the carried forward, the net (and baselines that say so) with the one that the anchors' pairs have put
-right, as a host prices; all with the discount last seen.
+baselines are priced with the carried forward, the net (and the baselines of SAME_FORWARD) with the one that the
+anchors' pairs have put right, as a host prices; all with the discount last seen.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ import torch
 
 from models.black76 import black76_greeks, black76_price
 from models.pricing import PricingNet
-from pipelines import plots
+from pipelines import intervals, plots
 from pipelines.baselines import SAME_FORWARD, predict_all
 from pipelines.config import Config
 from pipelines.dataset import FeatureStore
 from pipelines.fit import fit
 from pipelines.report import SanityBound
+from pipelines.shape_surfaces import shape_table, standard_predictors
 from pipelines.tasks.evaluation import IDENTITY, Evaluation
-from pipelines.tasks.pricing import PricingTask, predict
+from pipelines.tasks.pricing import PricingTask, predict, prior_volatility
 from pipelines.trained import Trained
 from serving import black76
 
 KEPT = ["tau", "bid", "ask", "forward", "discount", "forward_model", "forward_carried", "discount_model", "iv_market"]
 SHUFFLED_EPOCHS = 10
+SHAPE_SNAPSHOTS = 20  # test snapshots whose shape is looked at, evenly spread
+SHAPE_TITLE = "shape on a dense grid: shares of nodes that offer an arbitrage, and how much"
 
 
 def evaluate(cfg: Config, store: FeatureStore, trained: Trained) -> Evaluation:
@@ -38,11 +41,15 @@ def evaluate(cfg: Config, store: FeatureStore, trained: Trained) -> Evaluation:
     net = trained.net
     assert isinstance(net, PricingNet)
     predictions = predict_table(cfg, store, net)
+    around = intervals.report(cfg, store, trained.unseen, predictions)
+    predictors = standard_predictors(store, net)
+    shape = shape_table(store, cfg.folder / "ingest" / "quotes.parquet", predictors, most=SHAPE_SNAPSHOTS)
     return Evaluation(
         predictions=predictions, figures=plots.all_figures(predictions, attention_weights=attention(store, net)),
         sanity=sanity_bounds(cfg, store, predictions), greeks=greeks_check(predictions),
+        tables={**around.tables, SHAPE_TITLE: shape}, measures={**around.measures, "shape": shape.to_dicts()},
         notes=["IV in vol points. Prices use the discount last seen and the carried forward; the model's, and those of "
-               f"{' and '.join(SAME_FORWARD)}, the forward that the anchors' pairs imply."],
+               f"{' and '.join(SAME_FORWARD)}, the forward that the anchors' pairs imply.", *around.notes],
     )  # fmt: skip
 
 
@@ -131,7 +138,8 @@ def sanity_bounds(cfg: Config, store: FeatureStore, predictions: pl.DataFrame) -
         shuffled = fit(quiet, store, Path(folder), epochs=min(cfg.trainer.epochs, SHUFFLED_EPOCHS), task=task)
     market = predictions["iv_market"].to_numpy()
     error = 100.0 * (predict(shuffled.net, store, "test") - market)
-    prior = 100.0 * float(np.sqrt(np.mean((predictions["iv_anchored_sticky_strike"].to_numpy() - market) ** 2)))
+    untrained = prior_volatility(store)[(store.rows["split"] == "test").to_numpy()]
+    prior = 100.0 * float(np.sqrt(np.mean((untrained - market) ** 2)))
     leaked = price(predictions, market, "forward_model")
     inside = float(((leaked >= predictions["bid"].to_numpy()) & (leaked <= predictions["ask"].to_numpy())).mean())
     return [

@@ -34,8 +34,8 @@ FIRST_TEST = 9
 LISTED = [(root, expiry_of(root, days)) for root, days in EXPIRIES]
 # Columns of rows.parquet that the baselines use at t: as much a promise as the nets' features.
 KNOWN_AT_T = (
-    "tau", "forward_model", "discount_model", "last_volatility", "shift", "log_return", "spot", "last_spot",
-    "realised_volatility", "last_at_moneyness", "last_forward", "last_level", "last_slope", "last_curvature",
+    "tau", "forward_model", "forward_carried", "discount_model", "last_volatility", "shift", "log_return", "spot",
+    "last_spot", "realised_volatility", "last_at_moneyness", "last_forward", "last_level", "last_slope", "last_curvature",
     "anchor_move_14", "anchor_move_45", "anchor_move_120", "split",
 )  # fmt: skip
 Row = tuple[str, np.datetime64, float]
@@ -241,6 +241,36 @@ def test_each_anchor_quote_of_t_matters(t: int, which: int) -> None:
     both = wanted.keys() & found.keys()
     assert any(wanted[row][0] != found[row][0] for row in both)
     assert other.spec == truth().spec
+
+
+LAST_SEEN = (
+    "sqrt_tau", "moneyness", "moneyness_squared", "last_volatility", "slope", "return", "return_moneyness",
+    "return_moneyness_squared", "return_slope", "business_share", "elapsed_share",
+)  # fmt: skip
+OF_THE_ANCHORS = (
+    "prior_volatility", "shift", "shift_sqrt_tau", "moneyness_law", "scaled_law", "deviation", "deviation_slope",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("t", [FIRST_TEST, DAYS - 1])
+def test_the_anchors_pairs_put_one_forward_right_and_leave_the_other(t: int) -> None:
+    """Dearer calls of the anchors: laws and `forward_model` follow, what was last seen and `forward_carried` stay."""
+    assert {*LAST_SEEN, *OF_THE_ANCHORS, "anchored"} == set(CONTRACT_FEATURES)
+    ts, calls = market()[t].ts, anchor_rows(t) & (market()[t].right > 0)
+    worlds = (truth(), changed_at(t, scaled(calls, 1.02)))
+    rows = [seen.rows.filter(pl.col("ts") == ts) for seen in worlds]
+    features_of = [seen.raw_contracts[(seen.rows["ts"] == ts).to_numpy()] for seen in worlds]
+    assert rows[0].select("root", "expiry", "strike").equals(rows[1].select("root", "expiry", "strike"))
+    assert rows[0]["forward_carried"].equals(rows[1]["forward_carried"])
+    ratio = (rows[1]["forward_model"] / rows[0]["forward_model"]).to_numpy()
+    assert ratio[0] > 1.0 + 1e-5
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-12)  # one number for all expiries
+    for name in LAST_SEEN:
+        place = CONTRACT_FEATURES.index(name)
+        np.testing.assert_array_equal(features_of[0][:, place], features_of[1][:, place], err_msg=name)
+    for name in OF_THE_ANCHORS:
+        place = CONTRACT_FEATURES.index(name)
+        assert (features_of[0][:, place] != features_of[1][:, place]).mean() > 0.9, name
 
 
 @settings(deadline=None, max_examples=12)

@@ -3,7 +3,9 @@ row's own or of a later date reaches its prediction."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +15,9 @@ from pipelines import baselines, features, ingest, metrics
 from pipelines.baselines import FLOOR, predict_all, regression_columns
 from pipelines.config import load_config
 from pipelines.dataset import FeatureStore
-from serving import black76
+from pipelines.tasks.evaluation import IDENTITY
+from pipelines.tasks.pricing_evaluation import KEPT, baseline_columns, test_rows
+from serving.features import CONTRACT_FEATURES
 from tests.pipelines import market
 from tests.pipelines.conftest import TinyRun
 
@@ -25,22 +29,38 @@ JUNE = {  # IV RMSE in vol points, price RMSE in money
     "lightgbm_anchored": (0.347, 0.339),
 }  # fmt: skip
 FITTED = ("regression_anchored", "lightgbm_anchored")
+BOOSTED = ("lightgbm_anchored", "lightgbm_same_inputs")
 
 
 @pytest.fixture
-def rows(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> pl.DataFrame:
-    """The tiny run's rows; LightGBM with leaves and trees for so few, so that it learns something at all."""
-    monkeypatch.setattr(baselines, "LIGHTGBM_TREES", 20)
-    monkeypatch.setitem(baselines.LIGHTGBM, "min_data_in_leaf", 20)
-    return FeatureStore.open(tiny_run.out / "features").rows
+def store(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+    """The tiny run's features; LightGBM with leaves and trees for so few, so that it learns something at all."""
+    for trees in ("LIGHTGBM_TREES", "SAME_INPUTS_TREES"):
+        monkeypatch.setattr(baselines, trees, 20)
+    for settings in (baselines.LIGHTGBM, baselines.SAME_INPUTS):
+        monkeypatch.setitem(settings, "min_data_in_leaf", 20)
+    return FeatureStore.open(tiny_run.out / "features")
 
 
-def test_plain_baselines_are_what_they_say(rows: pl.DataFrame) -> None:
-    test = rows.filter(pl.col("split") == "test")
-    found = predict_all(rows, seed=7)
+@pytest.fixture
+def rows(store: FeatureStore) -> pl.DataFrame:
+    return store.rows
+
+
+def with_columns(store: FeatureStore, where: pl.Expr, *names: str) -> FeatureStore:
+    """The store with other values of these columns where `where` holds."""
+    other = [pl.when(where).then(pl.col(name) * 1.7 + 0.1).otherwise(pl.col(name)).alias(name) for name in names]
+    return dataclasses.replace(store, rows=store.rows.with_columns(other))
+
+
+def test_plain_baselines_are_what_they_say(store: FeatureStore) -> None:
+    test = store.rows.filter(pl.col("split") == "test")
+    found = predict_all(store, seed=7)
     sticky = test["last_volatility"].to_numpy()
     np.testing.assert_array_equal(found["sticky_strike"], sticky)
-    np.testing.assert_array_equal(found["anchored_sticky_strike"], sticky + test["shift"].to_numpy())
+    for name in ("anchored_sticky_strike", "anchored_at_their_forward"):
+        np.testing.assert_array_equal(found[name], sticky + test["shift"].to_numpy())
+    assert set(baselines.SAME_FORWARD) < set(found)
     flat = test.with_columns(found=pl.Series(found["flat"]))
     for smile in flat.partition_by("ts", "underlying", "root", "expiry"):
         assert smile["found"].unique().to_list() == [smile["last_volatility"].median()]
@@ -71,38 +91,79 @@ def naive_regression(rows: pl.DataFrame) -> np.ndarray:
     return out[(rows["split"] == "test").to_numpy()]
 
 
-def test_regression_equals_a_naive_refit(rows: pl.DataFrame) -> None:
-    test = rows.filter(pl.col("split") == "test")
-    found = predict_all(rows, seed=7)["regression_anchored"] - test["last_volatility"].to_numpy()
-    np.testing.assert_allclose(found, naive_regression(rows), atol=1e-8)
+def test_regression_equals_a_naive_refit(store: FeatureStore) -> None:
+    test = store.rows.filter(pl.col("split") == "test")
+    found = predict_all(store, seed=7)["regression_anchored"] - test["last_volatility"].to_numpy()
+    np.testing.assert_allclose(found, naive_regression(store.rows), atol=1e-8)
 
 
-def test_lightgbm_is_the_same_again(rows: pl.DataFrame) -> None:
-    np.testing.assert_array_equal(
-        predict_all(rows, seed=7)["lightgbm_anchored"], predict_all(rows, seed=7, threads=1)["lightgbm_anchored"]
-    )
+@pytest.mark.parametrize("name", BOOSTED)
+def test_lightgbm_is_the_same_again(store: FeatureStore, name: str) -> None:
+    np.testing.assert_array_equal(predict_all(store, seed=7)[name], predict_all(store, seed=7, threads=1)[name])
+
+
+@pytest.mark.parametrize("name", BOOSTED)
+def test_lightgbm_sees_no_label_of_a_test_date(store: FeatureStore, name: str) -> None:
+    """Of any test date, earlier ones too: it is fitted once. What it is fitted on shows."""
+    labels = ("iv_market", "bid", "ask", "forward", "discount")
+    before = predict_all(store, seed=7)[name]
+    test = pl.col("split") == "test"
+    np.testing.assert_array_equal(before, predict_all(with_columns(store, test, *labels), seed=7)[name])
+    for split in ("train", "validation"):
+        other = predict_all(with_columns(store, pl.col("split") == split, "iv_market"), seed=7)[name]
+        assert not np.allclose(before, other, atol=1e-4), split
+
+
+def test_same_inputs_sees_no_features_of_other_test_dates(store: FeatureStore) -> None:
+    """Features of the dates after the first test date, and their order, don't reach it."""
+    test = (store.rows["split"] == "test").to_numpy()
+    times = store.rows["ts"].to_numpy()
+    first = times[test].min()
+    contracts = np.array(store.contracts)
+    contracts[times > first] = 1.3 * contracts[times > first][::-1] + 0.05
+    other = predict_all(dataclasses.replace(store, contracts=contracts), seed=7)["lightgbm_same_inputs"]
+    found = predict_all(store, seed=7)["lightgbm_same_inputs"]
+    today = times[test] == first
+    np.testing.assert_array_equal(found[today], other[today])
+    assert not np.allclose(found[~today], other[~today], atol=1e-4)
+
+
+def test_same_inputs_corrects_the_nets_prior_by_the_nets_features(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a tree it is the prior plus a constant; every column of the contract features is given to it."""
+    prior = store.contracts[(store.rows["split"] == "test").to_numpy(), CONTRACT_FEATURES.index("prior_volatility")]
+    seen: list[tuple[int, ...]] = []
+    boosted = baselines._boosted
+
+    def watched(rows: pl.DataFrame, columns: np.ndarray, *rest: Any) -> np.ndarray:
+        seen.append(columns.shape)
+        return boosted(rows, columns, *rest)
+
+    monkeypatch.setattr(baselines, "_boosted", watched)
+    monkeypatch.setitem(baselines.SAME_INPUTS, "min_data_in_leaf", 10**6)
+    correction = predict_all(store, seed=7)["lightgbm_same_inputs"] - prior
+    np.testing.assert_allclose(correction, correction[0], atol=1e-12)
+    assert 0 < abs(correction[0]) < 0.01
+    assert seen[-1] == store.contracts.shape
 
 
 @pytest.mark.parametrize("place", [0, 2, 4])
-def test_labels_of_the_day_and_later_change_nothing(rows: pl.DataFrame, place: int) -> None:
+def test_labels_of_the_day_and_later_change_nothing(store: FeatureStore, place: int) -> None:
     """Whatever is known of t only afterwards: volatility, quotes, forward, discount."""
-    test = rows.filter(pl.col("split") == "test")
+    test = store.rows.filter(pl.col("split") == "test")
     date = test["ts"].unique().sort()[place]
-    late = pl.col("ts") >= date
-    changed = rows.with_columns(
-        pl.when(late).then(pl.col(name) * 1.7 + 0.1).otherwise(pl.col(name)).alias(name)
-        for name in ("iv_market", "bid", "ask", "forward", "discount")
-    )
+    changed = with_columns(store, pl.col("ts") >= date, "iv_market", "bid", "ask", "forward", "discount")
     until = (test["ts"] <= date).to_numpy()
-    before, after = predict_all(rows, seed=7), predict_all(changed, seed=7)
+    before, after = predict_all(store, seed=7), predict_all(changed, seed=7)
     for name, values in before.items():
         np.testing.assert_array_equal(values[until], after[name][until], err_msg=name)
 
 
 def test_without_anchors_the_names_stay(tmp_path: Path) -> None:
     cfg = market.featured(tmp_path, market.market(), "data.anchors=[]")
-    found = predict_all(FeatureStore.open(cfg.folder / "features").rows, seed=7)
-    assert set(JUNE) <= set(found)
+    found = predict_all(FeatureStore.open(cfg.folder / "features"), seed=7)
+    assert {*JUNE, *baselines.SAME_FORWARD} <= set(found)
     np.testing.assert_array_equal(found["anchored_sticky_strike"], found["sticky_strike"])
     assert np.isfinite(found["regression_anchored"]).all()
 
@@ -114,19 +175,11 @@ def test_june_of_spx_2019_comes_out(tmp_path: Path) -> None:
     cfg = load_config(["experiment=spx_2019", f"data.path={SPX}", "split.test_from=2019-06-03", f"out={tmp_path}/out"])
     ingest.run(cfg)
     features.run(cfg)
-    rows = pl.read_parquet(cfg.folder / "features/rows.parquet")
-    test = rows.filter(pl.col("split") == "test")
+    store = FeatureStore.open(cfg.folder / "features")
+    test = test_rows(store)
     assert test["ts"].dt.date().n_unique() == JUNE_DATES
     assert len(test) == pytest.approx(JUNE_ROWS, rel=1e-3)
-    columns = [test[name].to_numpy() for name in ("forward_model", "strike", "tau")]
-    discount, sign = test["discount_model"].to_numpy(), test["right_sign"].to_numpy()
-    table = test.select(
-        "ts", "underlying", "root", "expiry", "strike", "tau", "bid", "ask", "forward", "discount", "forward_model",
-        "discount_model", "iv_market", right=pl.when(pl.col("right_sign") > 0).then(pl.lit("C")).otherwise(pl.lit("P")),
-    )  # fmt: skip
-    for name, volatility in predict_all(rows, seed=cfg.seed).items():
-        price = black76.price(*columns, volatility, discount, sign)
-        table = table.with_columns(pl.Series(f"iv_{name}", volatility), pl.Series(f"price_{name}", price))
+    table = test.select(*IDENTITY, *KEPT).with_columns(baseline_columns(cfg, store, test))
     scores = metrics.scores(table)
     for name, published in JUNE.items():
         for found, wanted in zip((scores[name]["iv_rmse"], scores[name]["price_rmse"]), published, strict=True):

@@ -14,7 +14,11 @@ from pipelines.dataset import FILES, FeatureStore
 from pipelines.tasks.pricing import SnapshotBatches, row_objective
 from serving import black76
 from serving.errors import DataError
+from serving.features import CONTRACT_FEATURES
 from tests.pipelines.conftest import TinyRun
+
+
+PRIOR = CONTRACT_FEATURES.index("prior_volatility")
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_weights_mean_one_on_training_rows(store: FeatureStore) -> None:
 def test_weights_mean_what_they_say(store: FeatureStore) -> None:
     """Day weights undo the size of a day's error; the money share follows squared vega."""
     rows = store.rows.with_columns(weight=row_objective(store, 2.0, 0.0)[1]).with_columns(
-        square=(pl.col("iv_market") - pl.col("last_volatility") - pl.col("shift")) ** 2
+        square=(pl.col("iv_market") - pl.Series(store.contracts[:, PRIOR].astype(float))) ** 2
     )
     days = rows.group_by("ts").agg(pl.col("weight").first(), pl.col("square").mean(), many=pl.col("weight").n_unique())
     assert days["many"].max() == 1
@@ -120,7 +124,7 @@ def test_the_objective_is_the_stated_sum_of_squares(store: FeatureStore) -> None
     rest = [rows[name].to_numpy() for name in ("discount_model", "right_sign")]
     worth = black76.value(*columns, market, *rest)
     missed = worth.price - (rows["bid"] + rows["ask"]).to_numpy() / 2
-    prior_error = market - (rows["last_volatility"] + rows["shift"]).to_numpy()
+    prior_error = market - store.contracts[:, PRIOR].astype(float)
     training = (rows["split"] == "train").to_numpy()
     in_volatility = (1 - share) / (prior_error[training] ** 2).mean()
     in_money = share / ((prior_error * worth.vega)[training] ** 2).mean()

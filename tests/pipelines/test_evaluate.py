@@ -19,17 +19,19 @@ from pipelines.tasks import pricing_evaluation
 from pipelines.tasks.pricing_evaluation import greeks_check
 from serving import black76, schema
 from serving.errors import DataError
+from serving.features import CONTRACT_FEATURES
 from tests.pipelines import market
 from tests.pipelines.conftest import TinyRun
 
 REQUIRED = [
     "ts", "underlying", "root", "expiry", "strike", "right", "tau", "bid", "ask", "forward", "discount",
-    "forward_model", "discount_model", "iv_market",
+    "forward_model", "forward_carried", "discount_model", "iv_market",
 ]  # fmt: skip
 PREDICTORS = [
     "model", "flat", "sticky_moneyness", "sticky_strike", "black_scholes_realised", "anchored_sticky_strike",
-    "regression_anchored", "lightgbm_anchored",
+    "regression_anchored", "lightgbm_anchored", "anchored_at_their_forward", "lightgbm_same_inputs",
 ]  # fmt: skip
+AT_THE_ANCHORS_FORWARD = ("model", "anchored_at_their_forward", "lightgbm_same_inputs")
 
 
 @pytest.fixture
@@ -61,18 +63,35 @@ def test_columns_are_exactly_those_promised(predictions: pl.DataFrame) -> None:
 def test_rows_are_the_test_rows_of_the_features(tiny_run: TinyRun, predictions: pl.DataFrame) -> None:
     rows = FeatureStore.open(tiny_run.out / "features").rows.filter(pl.col("split") == "test")
     assert len(rows) == len(predictions)
-    for name in ("strike", "iv_market", "forward", "forward_model", "tau"):
+    for name in ("strike", "iv_market", "forward", "forward_model", "forward_carried", "tau"):
         assert rows[name].equals(predictions[name]), name
     assert predictions["ts"].min().isoformat()[:10] >= market.TEST_FROM
 
 
 @pytest.mark.parametrize("name", PREDICTORS)
-def test_prices_follow_from_volatility_and_what_was_carried(predictions: pl.DataFrame, name: str) -> None:
+def test_prices_follow_from_volatility_and_the_predictors_forward(predictions: pl.DataFrame, name: str) -> None:
+    """The model and two baselines take the forward that the anchors put right, all others the carried one."""
+    forward = "forward_model" if name in AT_THE_ANCHORS_FORWARD else "forward_carried"
     sign = np.where(predictions["right"].to_numpy() == "C", 1.0, -1.0)
-    columns = [
-        predictions[column].to_numpy() for column in ("forward_model", "strike", "tau", f"iv_{name}", "discount_model")
-    ]
+    columns = [predictions[column].to_numpy() for column in (forward, "strike", "tau", f"iv_{name}", "discount_model")]
     np.testing.assert_allclose(predictions[f"price_{name}"].to_numpy(), black76.price(*columns, sign), rtol=1e-12)
+
+
+def test_anchored_at_their_forward_differs_in_the_forward_alone(predictions: pl.DataFrame) -> None:
+    """The same volatilities; every price moves with the forward, calls up where it is higher and puts down."""
+    np.testing.assert_array_equal(
+        predictions["iv_anchored_at_their_forward"].to_numpy(), predictions["iv_anchored_sticky_strike"].to_numpy()
+    )
+    apart = (predictions["forward_model"] - predictions["forward_carried"]).to_numpy()
+    assert (np.abs(apart) > 1e-6).all(), "the days' carry alone keeps them apart on this market"
+    moved = (predictions["price_anchored_at_their_forward"] - predictions["price_anchored_sticky_strike"]).to_numpy()
+    sign = np.where(predictions["right"].to_numpy() == "C", 1.0, -1.0)
+    np.testing.assert_array_equal(np.sign(moved), np.sign(sign * apart))
+    misses = predictions.group_by("ts").agg(
+        ((pl.col(name) / pl.col("forward")).log().abs().mean()).alias(name)
+        for name in ("forward_model", "forward_carried")
+    )
+    assert misses["forward_model"].mean() < misses["forward_carried"].mean(), "nearer to the forwards of t"
 
 
 def test_labels_follow_from_the_quotes(predictions: pl.DataFrame) -> None:
@@ -103,10 +122,14 @@ def test_metrics_recompute_from_the_predictions(predictions: pl.DataFrame, metri
     assert "5 dates" in metrics["split"]["test"]
 
 
-def test_sanity_bounds_and_greeks(metrics: dict[str, Any]) -> None:
+def test_sanity_bounds_and_greeks(tiny_run: TinyRun, metrics: dict[str, Any]) -> None:
     model = metrics["test"]["model"]["iv_rmse"]
     bounds = {bound["name"]: bound for bound in metrics["sanity"]}
-    prior = metrics["test"]["anchored_sticky_strike"]["iv_rmse"]
+    store = FeatureStore.open(tiny_run.out / "features")
+    column, test = CONTRACT_FEATURES.index("prior_volatility"), (store.rows["split"] == "test").to_numpy()
+    error = 100 * (store.contracts[test, column].astype(float) - store.rows["iv_market"].to_numpy()[test])
+    prior = float(np.sqrt(np.mean(error**2)))
+    assert f"its prior ({prior:.3f})" in bounds["shuffled labels"]["note"]
     assert model > bounds["leaked-quote oracle"]["iv_rmse"] == 0.0
     assert bounds["shuffled labels"]["iv_rmse"] > 0.95 * prior, (
         "shuffled corrections teach nothing about the test dates"
@@ -165,10 +188,12 @@ def test_one_test_date_without_anchors_gives_strict_json(tmp_path: Path) -> None
     assert found["diebold_mariano"]["sticky_strike"]["p"] is None
     assert found["diebold_mariano"]["sticky_strike"]["reason"]
     assert found["test"]["anchored_sticky_strike"] == found["test"]["sticky_strike"]
+    assert found["test"]["anchored_at_their_forward"] == found["test"]["sticky_strike"], "no anchor, no other forward"
     assert math.isfinite(result.model_iv_rmse)
     assert result.report.exists()
 
 
 def test_lightgbm_is_seeded_by_the_run(tiny_run: TinyRun, predictions: pl.DataFrame) -> None:
-    again = predict_all(FeatureStore.open(tiny_run.out / "features").rows, seed=tiny_run.cfg.seed)
-    np.testing.assert_array_equal(again["lightgbm_anchored"], predictions["iv_lightgbm_anchored"].to_numpy())
+    again = predict_all(FeatureStore.open(tiny_run.out / "features"), seed=tiny_run.cfg.seed)
+    for name in ("lightgbm_anchored", "lightgbm_same_inputs"):
+        np.testing.assert_array_equal(again[name], predictions[f"iv_{name}"].to_numpy(), err_msg=name)

@@ -14,10 +14,17 @@ import pytest
 from pipelines import features
 from pipelines.config import load_config
 from pipelines.dataset import FeatureStore
+from pipelines.snapshots import read_snapshots
 from serving.errors import DataError, TooFewSnapshotsError
 from serving.features import CONTRACT_FEATURES, STEP_FEATURES, UNSCALED
+from serving.last_seen import find_anchors, last_seen
+from serving.laws import LawsOfMotion
+from serving.quotes import Quotes
+from serving.surface import ExpiryKey, build_surface
 from tests.pipelines import market
 from tests.pipelines.conftest import TinyRun
+
+WITHOUT_NOISE = 1e-5  # volatility
 
 
 def opened(cfg: Any) -> tuple[FeatureStore, dict[str, Any]]:
@@ -45,9 +52,6 @@ def test_rows_add_up_and_keep_one_order(tiny_run: TinyRun) -> None:
     assert sum(summary["rows_by_split"].values()) == len(rows)
     assert len(store.steps) == len(snapshots) == summary["snapshots"] == market.SNAPSHOTS
     assert summary["passed_over"] == []
-    column = CONTRACT_FEATURES.index("prior_volatility")
-    prior = np.maximum((rows["last_volatility"] + rows["shift"]).to_numpy(), 0.01)
-    np.testing.assert_allclose(store.contracts[:, column], prior, rtol=1e-6)
     root_tau = CONTRACT_FEATURES.index("sqrt_tau")
     np.testing.assert_allclose(store.contracts[:, root_tau], np.sqrt(rows["tau"].to_numpy()), rtol=1e-6)
     for place in range(len(snapshots)):
@@ -60,6 +64,39 @@ def test_rows_add_up_and_keep_one_order(tiny_run: TinyRun) -> None:
     assert snapshots["rows"][0] == 0, "nothing was seen before the first snapshot"
     assert np.isfinite(store.steps).all()
     assert np.isfinite(store.contracts).all()
+
+
+def test_rows_hold_the_laws_and_both_forwards(tiny_run: TinyRun) -> None:
+    """Each row's prior and forwards, made anew for its expiry alone from the quotes; nothing is in another's place."""
+    store, _ = opened(tiny_run.cfg)
+    column = CONTRACT_FEATURES.index("prior_volatility")
+    before: Quotes | None = None
+    compared = 0
+    for place, (_, quotes) in enumerate(read_snapshots(tiny_run.out / "ingest/quotes.parquet")):
+        rows, prior = store.rows[store.row_range(place)], store.contracts[store.row_range(place), column]
+        if before is not None:
+            last = last_seen(build_surface(before))
+            anchors = find_anchors(quotes, last, store.spec.anchors)
+            laws = LawsOfMotion(last, anchors, quotes.spot)
+            pairs = [anchor.forward_deviation for anchor in anchors]
+            for row, found in zip(rows.to_dicts(), prior.tolist(), strict=True):
+                key = ExpiryKey(row["root"], np.datetime64(row["expiry"]))
+                wanted = laws.at(key, np.array([row["strike"]]), row["tau"]).sticky_strike[0]
+                assert found == pytest.approx(wanted, rel=1e-6)
+                carried = quotes.spot * row["last_forward"] / before.spot
+                assert row["forward_carried"] == pytest.approx(carried, rel=1e-12)
+                assert row["forward_model"] == pytest.approx(carried * np.exp(np.median(pairs)), rel=1e-12)
+                compared += 1
+        before = quotes
+    assert compared == len(store.rows)
+
+
+def test_without_noise_the_prior_is_the_last_smile_plus_the_shift(tmp_path: Path) -> None:
+    """Smiles that are parabolas come back from smoothing as they are; what is left is the shift, as of the baseline."""
+    store, _ = opened(market.featured(tmp_path, market.market(noise=0.0)))
+    rows = store.rows
+    prior = store.contracts[:, CONTRACT_FEATURES.index("prior_volatility")]
+    np.testing.assert_allclose(prior, (rows["last_volatility"] + rows["shift"]).to_numpy(), atol=WITHOUT_NOISE)
 
 
 def test_labels_are_the_quotes(tiny_run: TinyRun) -> None:
@@ -80,7 +117,7 @@ def test_scalers_see_training_dates_only(tmp_path: Path, tiny_run: TinyRun) -> N
     contracts = store.contracts[(store.rows["split"] == "train").to_numpy(), len(UNSCALED) :]
     for values in (store.steps[training], contracts):
         scaled = (np.abs(values).max(axis=0) < 2.99) & (values.std(axis=0) > 1e-6)  # neither clipped nor constant
-        assert scaled.sum() > 5
+        assert scaled.sum() >= values.shape[1] / 4
         np.testing.assert_allclose(values[:, scaled].mean(axis=0), 0.0, atol=1e-4)
         np.testing.assert_allclose(values[:, scaled].std(axis=0), 1.0, atol=1e-3)
     wild = market.market().with_columns(
@@ -179,6 +216,7 @@ def test_history_lengthens_the_path(tmp_path: Path, tiny_run: TinyRun) -> None:
 def test_no_anchors(tmp_path: Path) -> None:
     store, _ = opened(market.featured(tmp_path, market.market(), "data.anchors=[]"))
     assert store.rows["shift"].abs().max() == 0.0
+    assert store.rows["forward_model"].equals(store.rows["forward_carried"].alias("forward_model"))
     assert store.snapshots["anchors"].max() == 0
     assert store.spec.anchors == ()
 

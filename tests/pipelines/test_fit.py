@@ -25,6 +25,7 @@ from pipelines.fit import AtomicCheckpointIO, Fitted, fit
 from pipelines.tasks.pricing import _shuffled, predict
 from pipelines.trained import load_trained
 from serving.errors import ConfigError, DataError
+from serving.features import CONTRACT_FEATURES
 from tests.pipelines import market
 from tests.pipelines.conftest import TinyRun
 
@@ -185,7 +186,7 @@ def test_a_net_that_never_improves_stays_the_prior(tmp_path: Path, tiny_run: Tin
     fitted = fit(with_trainer(tiny_run.cfg, learning_rate=50.0, clip_norm=1e9, epochs=2), store, tmp_path / "a")
     assert fitted.best_epoch == 0
     assert (fitted.history["validation_iv_rmse"] > fitted.best_validation).all()
-    prior = np.maximum((store.rows["last_volatility"] + store.rows["shift"]).to_numpy(), 0.01)
+    prior = store.contracts[:, CONTRACT_FEATURES.index("prior_volatility")]
     test = (store.rows["split"] == "test").to_numpy()
     np.testing.assert_allclose(predict(fitted.net, store, "test"), prior[test], rtol=1e-6)
 
@@ -195,8 +196,11 @@ def test_shuffled_labels_keep_the_other_rows(store: FeatureStore) -> None:
     market_iv = store.rows["iv_market"].to_numpy()
     train = (store.rows["split"] == "train").to_numpy()
     assert not np.allclose(shuffled[train], market_iv[train], atol=1e-4)
-    prior = (store.rows["last_volatility"] + store.rows["shift"]).to_numpy()
-    assert (shuffled - prior)[train].mean() == pytest.approx(0.0, abs=1e-6)
+    prior = store.contracts[:, CONTRACT_FEATURES.index("prior_volatility")].astype(float)
+    kept, permuted = (np.sort((values - prior)[train]) for values in (market_iv, shuffled))
+    np.testing.assert_allclose(permuted, kept - kept.mean(), atol=1e-6)  # the same corrections, without their mean
+    test = (store.rows["split"] == "test").to_numpy()
+    np.testing.assert_allclose(shuffled[test], market_iv[test] - kept.mean(), atol=1e-6)
 
 
 def test_a_gpu_that_is_not_there_is_a_wrong_value(tmp_path: Path, tiny_run: TinyRun, store: FeatureStore) -> None:

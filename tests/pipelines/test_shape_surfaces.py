@@ -70,9 +70,12 @@ def test_an_untrained_net_is_its_prior(tiny_run: TinyRun, store: FeatureStore, q
     sizes = load_trained(tiny_run.out / "train" / "pricing_lstm", tiny_run.out / "features").sizes
     net = models.build("pricing_lstm", sizes).eval()
     assert isinstance(net, PricingNet)
-    table = shape_table(store, quotes, standard_predictors(store, net))
-    assert table["predictor"].to_list() == ["market", "model", "anchored_sticky_strike", "sticky_strike"]
-    assert row(table, "model") == pytest.approx(row(table, "anchored_sticky_strike"), rel=1e-3)
+    prior = of(lambda table: table.features[:, CONTRACT_FEATURES.index("prior_volatility")])
+    table = shape_table(store, quotes, {**standard_predictors(store, net), "prior": prior})
+    assert table["predictor"].to_list() == ["market", "model", "anchored_sticky_strike", "sticky_strike", "prior"]
+    assert row(table, "model") == pytest.approx(row(table, "prior"), rel=1e-3, abs=1e-3)
+    model, raw = row(table, "model"), row(table, "anchored_sticky_strike")
+    assert model["butterfly"] < raw["butterfly"], "the last smile's noise is smoothed away"
     assert table["smiles"].n_unique() == table["butterfly_nodes"].n_unique() == table["calendar_nodes"].n_unique() == 1
     assert table["butterfly_nodes"][0] > 1000
 

@@ -17,6 +17,7 @@ from pipelines.config import Config, load_config
 from pipelines.dataset import FeatureStore
 from pipelines.tasks.pricing import predict
 from pipelines.trust import HELD_OUT, fit_trusted, share_of, without_last
+from serving.features import CONTRACT_FEATURES
 from tests.pipelines.conftest import TinyRun
 
 DAYS = np.array(["2024-01-01"], "datetime64[D]") + np.arange(6)
@@ -140,8 +141,7 @@ def test_a_net_that_is_not_trusted_is_the_prior(tiny_run: TinyRun, tmp_path: Pat
     fitted = fit_trusted(cfg, store, tmp_path / "a")
     assert isinstance(fitted.net, PricingNet)
     fitted.net.head.trust.fill_(0.0)
-    rows = store.rows.filter(pl.col("split") == "test")
-    prior = (rows["last_volatility"] + rows["shift"]).to_numpy()
+    prior = store.contracts[(store.rows["split"] == "test").to_numpy(), CONTRACT_FEATURES.index("prior_volatility")]
     assert np.abs(predict(fitted.net, store, "test") - prior).max() < 1e-6
 
 
