@@ -6,7 +6,8 @@ In: the sample market (data/), and SPX 2019 where ../shared/data holds it. Out: 
 - Each model: samples a second (a sample is a contract row for pricing, a surface for surface_vae) over whole epochs,
   validation included, from the start of the first epoch until the net of the best one is back. `bare`: benchmarks/
   bare_loop.py. `lightning`: `pipelines.fit.fit` with its checkpoints, early stopping and the monitor that serves
-  /metrics and /health. `lightning_recorded`: besides the record that pipelines.train keeps by default (MLflow,
+  /metrics and /health; a step of Lightning's is a group of batches (pipelines/lightning_module.py), the optimiser steps
+  are the same. `lightning_recorded`: besides the record that pipelines.train keeps by default (MLflow,
   TensorBoard, CSV). Default batch sizes, one thread; runs alternate, in an order turned round every time. `ratio` is
   the median over rounds of lightning/bare within a round; `cpu_throughput` is the same by the process's CPU time, which
   other processes disturb less. `ratio_recorded` is lightning_recorded/bare.

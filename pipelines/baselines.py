@@ -114,8 +114,8 @@ def _same_inputs(store: FeatureStore, seed: int, threads: int) -> Array:
     """The nets' prior plus a LightGBM correction by their contract features, days weighted by their prior's error."""
     rows, prior = store.rows, prior_volatility(store)
     target = rows["iv_market"].to_numpy() - prior
-    error = rows.select(square=pl.Series(target**2)).to_series()
-    daily = rows.select(pl.lit(error).mean().over("ts", "underlying")).to_series().sqrt().to_numpy()
+    squares = rows.select("ts", "underlying", square=pl.Series(target**2))
+    daily = squares.select(pl.col("square").mean().over("ts", "underlying").sqrt()).to_series().to_numpy()
     weight = np.maximum(daily, 1e-4) ** -SAME_INPUTS_DAY_POWER
     settings = {**SAME_INPUTS, "seed": seed, "num_threads": threads}
     corrected = _boosted(rows, store.contracts, target, weight, settings, SAME_INPUTS_TREES)

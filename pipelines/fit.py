@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ from torch import nn
 import models
 from pipelines.config import Config, HardwareConfig
 from pipelines.dataset import FeatureStore
-from pipelines.lightning_module import FitModule
+from pipelines.lightning_module import FitModule, Groups
 from pipelines.tasks import Batches, Task, open_task
 from serving.errors import ConfigError, TooFewSnapshotsError
 
 MONITOR = "validation_iv_rmse"
 HISTORY = (MONITOR, "train_loss")
+HOOK = "on_train_batch_end"
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def fit(
     training, validation = task.training_batches(), task.validation_batches()
     held_out = len(validation) > 0
     epochs = epochs or cfg.trainer.epochs
-    module = FitModule(net, task, cfg.trainer, epochs * -(-len(training) // cfg.trainer.accumulate))
+    total_steps = epochs * -(-len(training) // cfg.trainer.accumulate)
     early = EarlyStopping(MONITOR, patience=cfg.trainer.patience)
     record = _Epochs(training, early)
     if held_out:
@@ -147,21 +149,24 @@ def fit(
     keep = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, monitor=None, enable_version_counter=False)
     trainer = lightning.Trainer(
         accelerator=cfg.hardware.accelerator, devices=1, max_epochs=epochs, precision=precision(cfg),
-        gradient_clip_val=cfg.trainer.clip_norm, accumulate_grad_batches=cfg.trainer.accumulate,
         callbacks=[record, *([early] if held_out else []), keep, *callbacks],
         plugins=[AtomicCheckpointIO()], logger=list(loggers) or False, deterministic=True, num_sanity_val_steps=0,
         enable_progress_bar=show_progress, enable_model_summary=False, log_every_n_steps=1,
         use_distributed_sampler=False,
     )  # fmt: skip
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # an aid to debugging
     last = checkpoints / "last.ckpt"
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _told_of_batches(callbacks) as told:
         warnings.filterwarnings(
             "ignore",
-            message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*|.*no `val_dataloader`.*",
+            message=".*does not have many workers.*|.*LeafSpec.*|.*exists and is not empty.*|.*no `val_dataloader`.*|"
+            ".*ended before the epoch ended.*",  # Lightning takes a group of batches for an optimiser step there
         )
         resume = str(last) if cfg.trainer.resume and last.exists() else None
+        module = FitModule(net, task, cfg.trainer, total_steps, told)
+        groups = (Groups(training), Groups(validation) if held_out else None)
         try:
-            trainer.fit(module, training, validation if held_out else None, ckpt_path=resume, weights_only=False)
+            trainer.fit(module, *groups, ckpt_path=resume, weights_only=False)
         except SystemExit as error:
             if not trainer.interrupted:
                 raise
@@ -173,6 +178,19 @@ def fit(
     history = pl.DataFrame(record.history, schema={"epoch": pl.Int64, MONITOR: pl.Float64, "train_loss": pl.Float64})
     best = (record.best["epoch"], record.best["value"]) if held_out else (len(history), None)
     return Fitted(net.cpu().eval(), sizes, history, *best)
+
+
+@contextmanager
+def _told_of_batches(callbacks: Sequence[Callback]) -> Iterator[list[Callable[..., None]]]:
+    """Those callbacks' `on_train_batch_end`, for FitModule to call: Lightning, that would name a group, is kept off."""
+    told: list[Callable[..., None]] = []
+    with ExitStack() as undo:
+        for callback in callbacks:
+            if type(callback).on_train_batch_end is not Callback.on_train_batch_end:
+                told.append(callback.on_train_batch_end)
+                setattr(callback, HOOK, None)  # Lightning passes over what can't be called
+                undo.callback(delattr, callback, HOOK)
+        yield told
 
 
 def precision(cfg: Config) -> Any:

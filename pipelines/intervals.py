@@ -5,13 +5,13 @@ predictions. Out: `IntervalReport`: coverage and width by level for the net and 
 own errors on the same dates.
 
 A row's score is |market - prediction| / scale, the scale an exponential of tenor, moneyness and the underlying's move,
-fitted on dates before the calibration's. The interval of a level is prediction +- scale times the least radius that the level's share of the
-scores doesn't exceed, every date weighing the same. If the dates to come and the K of the calibration are
-exchangeable, a row drawn from a date to come lies in it with a probability of at least level K / (K + 1), on average
-over calibrations: a handful of dates guarantees little. The guarantee is marginal, over dates, tenors and strikes.
-What it doesn't cover: markets drift, and successive dates are alike; validation dates chose the net's epoch and the
-share of its correction, which is kind to it; where dates were held out of a first fit, the net judged has been fitted
-anew on more dates, these among them.
+fitted on dates before the calibration's. The interval of a level is prediction +- scale times the least radius that the
+level's share of the scores doesn't exceed, every date weighing the same. If the K dates of the calibration and those to
+come are exchangeable, a row drawn from a date to come lies in it with a probability between level K / (K + 1) and, but
+for ties, (level K + 1) / (K + 1), on average over calibrations: a handful of dates guarantees little. That is marginal,
+over dates, tenors and strikes. Nor does it hold as markets drift and successive dates are alike; validation dates chose
+the net's epoch and the share of its correction, which is kind to it; where dates were held out of a first fit, the net
+judged has been fitted anew on more dates, these among them.
 
 Invariant: no label of a test row enters an interval. Sources: V. Vovk, A. Gammerman, G. Shafer, "Algorithmic learning
 in a random world" (2005); Y. Lee, R. F. Barber, R. Willett, "Distribution-free inference with hierarchical data"
@@ -62,7 +62,8 @@ class Scale:
     """The size of an error that is to be expected of a row, known when it is predicted: exp(coefficients . position).
 
     The position is 1, ln(tau), the parts of ln(K/F)/sqrt(tau) above and below zero, F the forward of the anchors, and
-    ln(|return since last seen| + SMALLEST_MOVE). Chosen on SPX of May 2019 and the sample's dates before 2018.
+    ln(|return since last seen| + SMALLEST_MOVE). Chosen on SPX of May 2019 and the sample's dates before 2018;
+    the move was thought of when the test coverage without it had been seen.
     """
 
     coefficients: Array  # [5]
@@ -161,10 +162,10 @@ def calibrate(store: FeatureStore, unseen: pl.DataFrame) -> dict[tuple[str, str]
 def why_none(cfg: Config, store: FeatureStore, unseen: pl.DataFrame) -> str:
     """Why no interval can be given; empty where one can."""
     if not len(unseen):
-        wanted = (
-            "trainer.trust_share is 0" if cfg.trainer.trust_share == 0.0 else "too few training dates to hold out any"
+        also = (
+            "trainer.trust_share is 0" if cfg.trainer.trust_share == 0.0 else "too few training dates to hold any out"
         )
-        return f"there are no dates that the net wasn't fitted on (split.validation_dates is 0, {wanted})"
+        return f"there are no dates that the net wasn't fitted on (split.validation_dates is 0, {also})"
     count = store.rows["ts"][unseen["row"]].dt.date().n_unique()
     if count < FEWEST_DATES:
         return f"{count} date(s) to calibrate on, at least {FEWEST_DATES} needed (split.validation_dates)"
@@ -197,8 +198,8 @@ def report(cfg: Config, store: FeatureStore, unseen: pl.DataFrame | None, predic
          f"Prediction intervals of {100 * SHOWN:.0f} % by tenor and moneyness": buckets},
         {"intervals": {"calibrated_on": "validation" if validated else "held_out", "calibration_dates": count,
                        "levels": levels.to_dicts(), "buckets": buckets.to_dicts()}},
-        [f"Prediction intervals: split conformal, calibrated on {count} {which}. Guaranteed: the coverage of a row of a "
-         "new date if dates were exchangeable, level K / (K + 1). Coverage: every test date weighs the same. "
+        [f"Prediction intervals: split conformal, calibrated on {count} {which}. Guaranteed: the coverage of a row of "
+         "a new date if dates were exchangeable, level K / (K + 1). Coverage: every test date weighs the same. "
          "Width at level: what the width would have been with the radius that covers exactly the level's share of the "
          "test dates, known only afterwards: what the predictor's accuracy is worth. Interval score: width plus what "
          "lies outside, times 2 / (1 - level); lower is better."],
@@ -221,8 +222,8 @@ def coverage(rows: pl.DataFrame, name: str, intervals: Intervals, level: float) 
     missed = np.maximum(error - half, 0.0)
     return {
         "level": level, "guaranteed": intervals.calibration.guaranteed(level), "coverage": float(daily.mean()),
-        "coverage_pooled": float(inside.mean()), "date_lowest": float(daily.min()),
-        "date_lower_tenth": float(np.quantile(daily, 0.1)), "date_deviation": float(daily.std()),
+        "date_lowest": float(daily.min()), "date_lower_tenth": float(np.quantile(daily, 0.1)),
+        "date_deviation": float(daily.std()),
         "width": float(weight @ width) / VOL_POINT,
         "width_at_level": float(weight @ (would + np.minimum(would, volatility))) / VOL_POINT,
         "interval_score": float(weight @ (width + 2.0 / (1.0 - level) * missed)) / VOL_POINT,
@@ -230,16 +231,20 @@ def coverage(rows: pl.DataFrame, name: str, intervals: Intervals, level: float) 
 
 
 def by_bucket(rows: pl.DataFrame, made: Mapping[tuple[str, str], Intervals], column: str) -> pl.DataFrame:
-    """Coverage and mean width [vol points] of the level SHOWN by `tenor` or `moneyness`; rows weigh the same."""
+    """Coverage and mean width [vol points] of the level SHOWN by `tenor` or `moneyness`; rows weigh the same.
+
+    Of the baseline the scaled kind alone.
+    """
     table = with_buckets(rows)
     measured = []
     for (name, kind), intervals in made.items():
+        if (name, kind) == (BASELINE, "unscaled"):
+            continue
         error, volatility, _ = _errors(rows, name)
         half = intervals.half_width(rows, SHOWN)
         width = (half + np.minimum(half, volatility)) / VOL_POINT
-        prefix = "" if name == MODEL else f"{name}_"
-        measured += [pl.Series(f"{prefix}{kind}_coverage", (error <= half).astype(float)),
-                     pl.Series(f"{prefix}{kind}_width", width)]  # fmt: skip
+        measured += [pl.Series(f"{name}_{kind}_coverage", (error <= half).astype(float)),
+                     pl.Series(f"{name}_{kind}_width", width)]  # fmt: skip
     names = [series.name for series in measured]
     grouped = table.with_columns(measured).group_by(pl.col(column).alias("bucket"), maintain_order=True)
     found = grouped.agg(pl.len().alias("rows"), *(pl.col(name).mean() for name in names), order=pl.col(column).first())

@@ -42,9 +42,10 @@ FAMILY_COLOURS = (MODEL_COLOUR, "#6A3D9A", "#00707A", "#A6192E", "#5B7F00")  # w
 FAMILY_MARKERS = ("o", "D", "s", "^", "v")
 OTHER_COLOUR = "#7fa8c9"  # bars of baselines
 MARKET_COLOUR = "#4d4d4d"
-BASELINE_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#000000")
-DASHES = ("--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), ":")
-MARKERS = ("s", "^", "D", "v", "P", "X", "*")
+BASELINE_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#000000", "#882255", "#999933")
+DASHES = ("--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), ":", (0, (6, 1, 1, 1)),
+          (0, (2, 2)))  # fmt: skip
+MARKERS = ("s", "^", "D", "v", "P", "X", "*", "p", "h")
 USUAL_ORDER = (
     "anchored_sticky_strike",
     "sticky_strike",
@@ -53,7 +54,15 @@ USUAL_ORDER = (
     "sticky_moneyness",
     "flat",
     "black_scholes_realised",
+    "lightgbm_same_inputs",
+    "anchored_at_their_forward",
 )
+LABELS = {
+    "black_scholes_realised": "Black-Scholes realised vol",
+    "lightgbm_anchored": "LightGBM anchored",
+    "lightgbm_same_inputs": "LightGBM, same inputs",
+    "anchored_at_their_forward": "anchored, at the anchors' forward",
+}
 
 Parameters = ParamSpec("Parameters")
 
@@ -87,9 +96,7 @@ def label(predictor: str) -> str:
     """Name for readers; a family's is the one that is typed."""
     if predictor in FAMILIES:
         return predictor
-    return {"black_scholes_realised": "Black-Scholes realised vol", "lightgbm_anchored": "LightGBM anchored"}.get(
-        predictor, predictor.replace("_", " ")
-    )
+    return LABELS.get(predictor, predictor.replace("_", " "))
 
 
 def look(predictor: str, known: list[str]) -> dict[str, Any]:

@@ -36,8 +36,10 @@ Array = npt.NDArray[np.float64]
 log = logging.getLogger("strikeforge.trust")
 
 FEWEST_HELD_OUT = 3  # dates to judge by
-FEWEST_LEFT = 5  # dates for the first fit; a net that can't be judged so isn't believed at all
-FEW_HELD_OUT = 6  # dates; with fewer the share is taken one standard error lower
+FEWEST_LEFT = 5  # dates for the first fit; with fewer a net can't be judged
+BELIEF = 0.5  # the share that is believed before any held-out date has spoken
+BELIEF_DATES = 4.0  # how many dates that weighs as much as
+FEW_HELD_OUT = 6  # dates; from so many on they speak alone
 HELD_OUT = "held_out"  # their split in the first fit
 UNSEEN = {"row": pl.UInt32, "iv_model": pl.Float64}
 
@@ -105,8 +107,8 @@ def _judged_first(cfg: Config, store: FeatureStore, checkpoints: Path, callbacks
         return _Judged(None, nothing)
     held_out = without_last(store, cfg.trainer.trust_share, cfg.split.embargo)
     if held_out is None:
-        log.warning("too few training dates to judge a net by: the anchored prior is not corrected")
-        return _Judged(0.0, nothing)
+        log.warning("too few training dates to judge a net by: %.0f %% of its correction is believed", 100 * BELIEF)
+        return _Judged(BELIEF, nothing)
     net = fit(cfg, held_out, checkpoints, callbacks=callbacks).net
     assert isinstance(net, PricingNet)
     share = least_squares_share(net, held_out, HELD_OUT)
@@ -162,19 +164,15 @@ def _corrections(net: PricingNet, store: FeatureStore, split: str) -> tuple[Arra
 def share_of(correction: Array, wanted: Array, dates: npt.NDArray[np.datetime64]) -> float:
     """Least-squares s of s correction = wanted, clipped to [0, 1]; 1 where there is no correction.
 
-    With fewer than FEW_HELD_OUT dates it is one standard error lower (jackknife over dates): few dates often agree by
-    chance, and what they say of the next ones is worth less than it looks.
+    With fewer than FEW_HELD_OUT dates it is a mean of that, not below 0, and BELIEF, weighted by dates: few dates often
+    agree by chance, and what they say of the next ones is worth less than it looks.
     """
     days = np.unique(dates)
     products = np.array([correction[dates == day] @ wanted[dates == day] for day in days])
     squares = np.array([correction[dates == day] @ correction[dates == day] for day in days])
-    rest = squares.sum() - squares
     if not squares.any():
         return 1.0
     share = products.sum() / squares.sum()
     if len(days) < FEW_HELD_OUT:
-        if not (rest > 0).all():
-            return 0.0  # one date alone spoke
-        without = (products.sum() - products) / rest
-        share -= float(np.sqrt((len(days) - 1) / len(days) * float(np.sum((without - without.mean()) ** 2))))
+        share = (len(days) * max(share, 0.0) + BELIEF_DATES * BELIEF) / (len(days) + BELIEF_DATES)
     return float(np.clip(share, 0.0, 1.0))

@@ -27,6 +27,7 @@ from serving.normal import Array
 from serving.surface import ExpiryKey
 
 SMALLEST_LEVEL = 0.02  # volatility at the money that a scaled smile may come down to; one seen lower stays there
+FARTHEST = 100.0  # of moneyness: every smile is flat long before, and exponentials don't overflow
 
 
 class Laws(NamedTuple):
@@ -80,4 +81,4 @@ class LawsOfMotion:
         level = float(smile.smooth_at_moneyness(at_the_money)[0])
         now = max(level + float(self._moved.at(tau, at_the_money)[0]), min(level, SMALLEST_LEVEL))
         scale = now / level
-        return scale * smile.smooth_at_moneyness(x / scale)
+        return scale * smile.smooth_at_moneyness(np.clip(x / scale, -FARTHEST, FARTHEST))

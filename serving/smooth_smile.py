@@ -8,7 +8,8 @@ third derivative squared, so parabolas come back as they are (P. Eilers, B. Marx
 penalties", Statistical Science 11, 1996). Outside the quotes it goes on along its slope, less and less: at most
 `REACH` times the slope. Constants were chosen on SPX 2019 before June: docs/LOG.md.
 
-Invariants: linear in the volatilities; continuous with its slope; no quote of t enters.
+Invariants: linear in the volatilities; continuous with its slope; a point alone has, to the bit, the value it has among
+others; no quote of t enters.
 """
 
 from __future__ import annotations

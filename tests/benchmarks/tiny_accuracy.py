@@ -15,9 +15,9 @@ from benchmarks.accuracy_cases import CURVE, MAIN, OTHERS, Case, Market, Setup
 from serving.errors import run_command
 from tests.pipelines import market
 
-SMALL = (
+SMALL = (  # what is learned is believed: held-out dates of so short a market trust nothing, and seeds would all agree
     "trainer.epochs=2", "trainer.rows_per_snapshot=24", "features.window=5", "features.smallest_rows=5",
-    "trainer.trust_share=0.2", *market.SMALL_SIZES["pricing_lstm"],
+    "trainer.trust_share=0", *market.SMALL_SIZES["pricing_lstm"],
 )  # fmt: skip
 ANCHORS = "data.anchors=[{tenor_days:45},{tenor_days:120}]"
 MORE_ANCHORS = "data.anchors=[{tenor_days:45},{tenor_days:120},{tenor_days:45,moneyness:-0.1}]"

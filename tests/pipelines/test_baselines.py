@@ -15,8 +15,9 @@ from pipelines import baselines, features, ingest, metrics
 from pipelines.baselines import FLOOR, predict_all, regression_columns
 from pipelines.config import load_config
 from pipelines.dataset import FeatureStore
+from pipelines.tasks import pricing_evaluation
 from pipelines.tasks.evaluation import IDENTITY
-from pipelines.tasks.pricing_evaluation import KEPT, baseline_columns, test_rows
+from pipelines.tasks.pricing_evaluation import KEPT, baseline_columns
 from serving.features import CONTRACT_FEATURES
 from tests.pipelines import market
 from tests.pipelines.conftest import TinyRun
@@ -131,21 +132,28 @@ def test_same_inputs_sees_no_features_of_other_test_dates(store: FeatureStore) -
 def test_same_inputs_corrects_the_nets_prior_by_the_nets_features(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a tree it is the prior plus a constant; every column of the contract features is given to it."""
-    prior = store.contracts[(store.rows["split"] == "test").to_numpy(), CONTRACT_FEATURES.index("prior_volatility")]
-    seen: list[tuple[int, ...]] = []
+    """It learns what is missing to the prior, from every column; without a tree it is the prior plus a constant."""
+    prior = store.contracts[:, CONTRACT_FEATURES.index("prior_volatility")].astype(float)
+    seen: list[tuple[np.ndarray, ...]] = []
     boosted = baselines._boosted
 
     def watched(rows: pl.DataFrame, columns: np.ndarray, *rest: Any) -> np.ndarray:
-        seen.append(columns.shape)
+        seen.append((columns, *rest[:2]))
         return boosted(rows, columns, *rest)
 
     monkeypatch.setattr(baselines, "_boosted", watched)
     monkeypatch.setitem(baselines.SAME_INPUTS, "min_data_in_leaf", 10**6)
-    correction = predict_all(store, seed=7)["lightgbm_same_inputs"] - prior
+    correction = predict_all(store, seed=7)["lightgbm_same_inputs"] - prior[(store.rows["split"] == "test").to_numpy()]
     np.testing.assert_allclose(correction, correction[0], atol=1e-12)
     assert 0 < abs(correction[0]) < 0.01
-    assert seen[-1] == store.contracts.shape
+    columns, target, weight = seen[-1]
+    np.testing.assert_array_equal(columns, store.contracts)
+    np.testing.assert_array_equal(target, store.rows["iv_market"].to_numpy() - prior)
+    times = store.rows["ts"].to_numpy()
+    for time in np.unique(times):  # the weight of a day: its prior's error to the power -3
+        today = times == time
+        error = np.sqrt(np.mean(target[today] ** 2))
+        np.testing.assert_allclose(weight[today], error**-3.0, rtol=1e-9)
 
 
 @pytest.mark.parametrize("place", [0, 2, 4])
@@ -176,7 +184,7 @@ def test_june_of_spx_2019_comes_out(tmp_path: Path) -> None:
     ingest.run(cfg)
     features.run(cfg)
     store = FeatureStore.open(cfg.folder / "features")
-    test = test_rows(store)
+    test = pricing_evaluation.test_rows(store)
     assert test["ts"].dt.date().n_unique() == JUNE_DATES
     assert len(test) == pytest.approx(JUNE_ROWS, rel=1e-3)
     table = test.select(*IDENTITY, *KEPT).with_columns(baseline_columns(cfg, store, test))

@@ -17,7 +17,6 @@ from serving.errors import DataError
 from serving.features import CONTRACT_FEATURES
 from tests.pipelines.conftest import TinyRun
 
-
 PRIOR = CONTRACT_FEATURES.index("prior_volatility")
 
 

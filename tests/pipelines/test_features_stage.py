@@ -92,11 +92,24 @@ def test_rows_hold_the_laws_and_both_forwards(tiny_run: TinyRun) -> None:
 
 
 def test_without_noise_the_prior_is_the_last_smile_plus_the_shift(tmp_path: Path) -> None:
-    """Smiles that are parabolas come back from smoothing as they are; what is left is the shift, as of the baseline."""
-    store, _ = opened(market.featured(tmp_path, market.market(noise=0.0)))
-    rows = store.rows
+    """Smiles that are parabolas come back from smoothing as they are; what is left is the shift, as of the baseline.
+
+    Not beyond the strikes last seen, where the one is flat and the other goes on along its slope.
+    """
+    cfg = market.featured(tmp_path, market.market(noise=0.0))
+    store, _ = opened(cfg)
     prior = store.contracts[:, CONTRACT_FEATURES.index("prior_volatility")]
-    np.testing.assert_allclose(prior, (rows["last_volatility"] + rows["shift"]).to_numpy(), atol=WITHOUT_NOISE)
+    anchored = (store.rows["last_volatility"] + store.rows["shift"]).to_numpy()
+    quoted = np.zeros(len(prior), dtype=bool)
+    for place, (_, quotes) in enumerate(read_snapshots(cfg.folder / "ingest/quotes.parquet")):
+        if place + 1 < len(store.snapshots):
+            smiles, span = last_seen(build_surface(quotes)).smiles, store.row_range(place + 1)
+            for number, row in enumerate(store.rows[span].to_dicts(), start=span.start):
+                strikes = smiles[ExpiryKey(row["root"], np.datetime64(row["expiry"]))].strike
+                quoted[number] = strikes[0] <= row["strike"] <= strikes[-1]
+    assert quoted.mean() > 0.99
+    np.testing.assert_allclose(prior[quoted], anchored[quoted], atol=WITHOUT_NOISE)
+    assert not np.allclose(prior[~quoted], anchored[~quoted], atol=0.001)
 
 
 def test_labels_are_the_quotes(tiny_run: TinyRun) -> None:

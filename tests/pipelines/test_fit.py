@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.callbacks import Callback
 
 from models import FAMILIES
 from pipelines import fit as fitting
-from pipelines import train
+from pipelines import lightning_module, train
 from pipelines.config import Config, load_config
 from pipelines.dataset import FeatureStore
 from pipelines.fit import AtomicCheckpointIO, Fitted, fit
-from pipelines.tasks.pricing import _shuffled, predict
+from pipelines.tasks.pricing import PricingTask, _shuffled, predict
 from pipelines.trained import load_trained
 from serving.errors import ConfigError, DataError
 from serving.features import CONTRACT_FEATURES
@@ -182,6 +184,60 @@ def test_accumulation_and_clipping_take_effect(
         assert (max(seen) <= 1e-3 * 1.001) == (clip == 1e-3)
 
 
+class BatchesHeard(Callback):
+    """Notes each batch it's told of, and the optimiser steps made by then."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, int, int]] = []
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any) -> None:
+        _, _, batch, index = arguments
+        self.heard.append((trainer.current_epoch, index, trainer.global_step))
+        assert len(batch.target) > 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_groups_change_neither_weights_nor_what_callbacks_hear(
+    tmp_path: Path, tiny_run: TinyRun, store: FeatureStore, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """A step of Lightning's is a group of batches: that mustn't show, nor where accumulation crosses groups."""
+    cfg = with_trainer(tiny_run.cfg, epochs=2, accumulate=accumulate, snapshots_per_batch=1)
+    batches = len(store.places("train"))
+    steps = -(-batches // accumulate)  # an epoch
+    expected = [
+        (epoch, index, epoch * steps + (steps if index == batches - 1 else (index + 1) // accumulate))
+        for epoch in range(2)
+        for index in range(batches)
+    ]
+    found = []
+    for group in (1, 4, batches - 1, batches + 1):
+        monkeypatch.setattr(lightning_module, "GROUP", group)
+        heard = BatchesHeard()
+        found.append(fit(cfg, store, tmp_path / str(group), callbacks=[heard]))
+        assert heard.heard == expected
+    assert all(same(found[0], other) for other in found[1:])
+
+
+def test_mixed_precision_is_for_the_forward_pass_alone(
+    tmp_path: Path, tiny_run: TinyRun, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enabled: dict[str, set[bool]] = {"loss": set(), "step": set()}
+    loss, step = PricingTask.loss, torch.optim.AdamW.step
+
+    def seen_loss(*arguments: Any) -> Any:
+        enabled["loss"].add(torch.is_autocast_enabled("cpu"))
+        return loss(*arguments)
+
+    def seen_step(*arguments: Any, **options: Any) -> Any:
+        enabled["step"].add(torch.is_autocast_enabled("cpu"))
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(PricingTask, "loss", seen_loss)
+    monkeypatch.setattr(torch.optim.AdamW, "step", seen_step)
+    fit(with_trainer(tiny_run.cfg, epochs=1, precision="bf16-mixed"), store, tmp_path)
+    assert enabled == {"loss": {True}, "step": {False}}
+
+
 def test_a_net_that_never_improves_stays_the_prior(tmp_path: Path, tiny_run: TinyRun, store: FeatureStore) -> None:
     fitted = fit(with_trainer(tiny_run.cfg, learning_rate=50.0, clip_norm=1e9, epochs=2), store, tmp_path / "a")
     assert fitted.best_epoch == 0
@@ -216,7 +272,8 @@ def test_a_gpu_that_is_not_there_is_a_wrong_value(tmp_path: Path, tiny_run: Tiny
 def test_training_leaves_what_its_docstring_says(tiny_run: TinyRun) -> None:
     folder = tiny_run.out / "train/pricing_lstm"
     assert {path.name for path in folder.iterdir()} == {
-        "weights.safetensors", "model.json", "history.csv", "metrics.json", "tensorboard", "csv",
+        "weights.safetensors", "model.json", "history.csv", "metrics.json", "unseen.parquet", "tensorboard",
+        "csv",
     }  # fmt: skip
     assert list((folder / "tensorboard").iterdir())
     assert [path.name for path in (folder / "csv").iterdir()] == ["metrics.csv"]

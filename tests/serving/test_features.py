@@ -30,12 +30,25 @@ from serving.features import (
     contract_table,
     market_step,
 )
-from serving.last_seen import Anchor, AnchorTarget, LastSeen, find_anchors, last_seen
+from serving.last_seen import (
+    Anchor,
+    AnchorTarget,
+    LastSeen,
+    LastSmile,
+    find_anchors,
+    forward_deviation,
+    last_seen,
+    shift_at,
+)
+from serving.laws import SMALLEST_LEVEL
 from serving.surface import Quotes, build_surface
+from tests.serving.test_anchor_field import slow_field
 from tests.serving.test_last_seen import DAY, LISTED, TARGETS, before, now
 from tests.serving.test_surface import RATE, SPOT, TS, YIELD, chain, expiry_of, key_of
 
 STEPS = 80
+SEVERAL = (AnchorTarget(22, -0.2), AnchorTarget(22, 0.1), AnchorTarget(50, 0.1), AnchorTarget(113, -0.3),
+           AnchorTarget(113))  # fmt: skip
 
 
 def uneven_path(count: int = STEPS, seed: int = 0) -> Path:
@@ -176,47 +189,74 @@ def test_a_surface_without_smiles_in_range_is_not_seen() -> None:
 # --- the contract table
 
 
+def slow_laws(
+    strike: float, tau: float, smile: LastSmile, spot: float, last: LastSeen, anchors: list[Anchor]
+) -> dict[str, float]:
+    """The three laws of one contract, formulas as in serving/laws.py, floats only."""
+    deviations = sorted(a.forward_deviation for a in anchors if not math.isnan(a.forward_deviation))
+    off = deviations[len(deviations) // 2] if deviations else 0.0
+
+    def volatility(one: LastSmile, x: float) -> float:
+        return float(one.smooth_at_moneyness(np.array([x]))[0])
+
+    def seen_at(one: LastSmile, at: float) -> float:
+        return math.log(at / one.forward) / math.sqrt(one.tau)
+
+    def now_at(one: LastSmile, at: float, years: float) -> float:
+        return math.log(at / (spot * one.forward / last.spot * math.exp(off))) / math.sqrt(years)
+
+    places = [(a, last.smiles[a.key], now_at(last.smiles[a.key], a.strike, a.tau)) for a in anchors]
+    stuck = [(365.0 * a.tau, x, a.volatility - volatility(one, seen_at(one, a.strike))) for a, one, x in places]
+    moved = [(365.0 * a.tau, x, a.volatility - volatility(one, x)) for a, one, x in places]
+
+    def scaled_at(one: LastSmile, years: float, x: float) -> float:
+        level = volatility(one, 0.0)
+        scale = max(level + slow_field(moved, 365.0 * years, 0.0), min(level, SMALLEST_LEVEL)) / level
+        return scale * volatility(one, x / scale)
+
+    scaled = [(365.0 * a.tau, x, a.volatility - scaled_at(one, a.tau, x)) for a, one, x in places]
+    x, days = now_at(smile, strike, tau), 365.0 * tau
+    return {
+        "stuck": volatility(smile, seen_at(smile, strike)), "shift": slow_field(stuck, days, x),
+        "moved": volatility(smile, x) + slow_field(moved, days, x),
+        "scaled": scaled_at(smile, tau, x) + slow_field(scaled, days, x), "off": off,
+    }  # fmt: skip
+
+
 def slow_contract_features(
     strike: float, expiry: np.datetime64, root: str, ts: np.datetime64, spot: float, last: LastSeen,
     anchors: list[Anchor],
 ) -> dict[str, float]:  # fmt: skip
-    """One contract, formulas as in the data card, floats only."""
+    """One contract, floats only."""
     (smile,) = [one for key, one in last.smiles.items() if key == (root, expiry)]
     days = (expiry.astype("datetime64[D]").item() - ts.astype("datetime64[D]").item()).days
     tau = days / 365.0
     root_tau = math.sqrt(tau)
-    forward = spot * smile.forward / last.spot
+    law = slow_laws(strike, tau, smile, spot, last, anchors)
     x = min(max(math.log(strike / smile.forward) / root_tau, -1.0), 1.0)
-    volatility = interpolated(strike, list(zip(smile.strike.tolist(), smile.volatility.tolist(), strict=True)))
     _, slope, curvature = smile.shape.tolist()
-    moves = [(math.log(a.tau), math.sqrt(a.tau) * (a.volatility - a.last_volatility)) for a in anchors]
-    shift = interpolated(math.log(tau), moves) / root_tau if anchors else 0.0
-    deviations = sorted(a.forward_deviation for a in anchors)
-    off = deviations[len(deviations) // 2] / root_tau if deviations else 0.0
-    move = math.log(spot / last.spot) / root_tau
-    local = slope + 2.0 * curvature * x
+    move, off = math.log(spot / last.spot) / root_tau, law["off"] / root_tau
+    local, shift = slope + 2.0 * curvature * x, law["shift"]
+    stuck = law["stuck"] + shift
     weekdays = weekdays_between(ts.astype("datetime64[D]").item(), expiry.astype("datetime64[D]").item())
     elapsed = float((ts - last.ts) / np.timedelta64(1, "s")) / 86400.0
-    prior, right = max(volatility + shift, SMALLEST_PRIOR), 1.0 if strike >= forward else -1.0
-    d1 = math.log(forward / strike) / (prior * root_tau) + 0.5 * prior * root_tau
-    vega = forward * math.exp(-0.5 * d1 * d1) / math.sqrt(2.0 * math.pi) * root_tau
-    delta = right * 0.5 * math.erfc(-right * d1 / math.sqrt(2.0))
-    whole, strength = off * root_tau * forward * delta / vega, vega * 0.01 / (7e-4 * spot)
     return {
-        "prior_volatility": prior, "sqrt_tau": root_tau, "anchored": 1.0 if anchors else 0.0, "moneyness": x,
-        "moneyness_squared": x * x, "right": right, "last_volatility": volatility, "slope": local,
+        "prior_volatility": max(stuck, SMALLEST_PRIOR), "sqrt_tau": root_tau, "anchored": 1.0 if anchors else 0.0,
+        "moneyness": x, "moneyness_squared": x * x, "last_volatility": law["stuck"], "slope": local,
         "return": move, "return_moneyness": move * x, "return_moneyness_squared": move * x * x,
         "return_slope": move * local, "shift": shift, "shift_sqrt_tau": shift * root_tau,
-        "deviation": off, "deviation_slope": off * local, "forward_error": whole * strength**2 / (1.0 + strength**2),
+        "moneyness_law": law["moved"] - stuck, "scaled_law": law["scaled"] - stuck,
+        "deviation": off, "deviation_slope": off * local,
         "business_share": weekdays / 252.0 / tau, "elapsed_share": elapsed / days,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("anchored", [True, False])
-def test_contract_features_equal_the_slow_ones(anchored: bool) -> None:
+@pytest.mark.parametrize("targets", [TARGETS, SEVERAL, ()])
+def test_contract_features_equal_the_slow_ones(targets: tuple[AnchorTarget, ...]) -> None:
     strikes = np.array([40.0, 75.0, 85.0, 91.3, 99.0, 100.0, 104.5, 116.0, 140.0])  # between, at and beyond the nodes
     quotes, seen = now(1.012 * SPOT, 0.015, strikes=strikes), before()
-    anchors = find_anchors(now(1.012 * SPOT, 0.015), seen, TARGETS if anchored else ())
+    anchors = find_anchors(now(1.012 * SPOT, 0.015), seen, targets)
+    assert len(anchors) == len(targets)
     table = contract_table(contracts_of(quotes), quotes.ts, quotes.spot, seen, anchors)
     assert sorted(table.rows.tolist()) == list(range(len(quotes)))
     for row, features in zip(table.rows, table.features, strict=True):
@@ -225,25 +265,28 @@ def test_contract_features_equal_the_slow_ones(anchored: bool) -> None:
         )
         assert list(wanted) == list(CONTRACT_FEATURES)
         for name, value in zip(CONTRACT_FEATURES, features.tolist(), strict=True):
-            assert value == pytest.approx(wanted[name], rel=1e-9, abs=1e-13), name
+            assert value == pytest.approx(wanted[name], rel=1e-9, abs=1e-12), name
 
 
 def test_what_prices_the_contracts_is_what_was_last_seen() -> None:
     quotes, seen = now(1.01 * SPOT), before()
     anchors = find_anchors(quotes, seen, TARGETS)
     table = contract_table(contracts_of(quotes), quotes.ts, quotes.spot, seen, anchors)
+    assert forward_deviation(anchors) != 0.0
     for place, row in enumerate(table.rows):
-        key = next(key for key in seen.smiles if key == (quotes.root[row], quotes.expiry[row]))
-        smile = seen.smiles[key]
-        assert table.forward[place] == pytest.approx(1.01 * smile.forward, rel=1e-14)
+        (smile,) = [one for key, one in seen.smiles.items() if key == (quotes.root[row], quotes.expiry[row])]
+        carried = table.carried_forward[place]
+        assert carried == pytest.approx(1.01 * smile.forward, rel=1e-14)
+        assert table.forward[place] == pytest.approx(carried * np.exp(forward_deviation(anchors)), rel=1e-14)
         assert table.discount[place] == smile.discount
-        x = abs(np.log(quotes.strike[row] / table.forward[place]) / np.sqrt(table.tau[place]))
-        assert table.in_range[place] == (x < 0.6)
+        x = np.log(quotes.strike[row] / carried) / np.sqrt(table.tau[place])
+        assert table.in_range[place] == (abs(x) < 0.6)
         assert table.last_volatility[place] == smile.at(quotes.strike[row : row + 1])[0]
+        assert table.shift[place] == shift_at(anchors, table.tau[[place]], np.array([x]))[0]
     columns = {name: table.features[:, k] for k, name in enumerate(CONTRACT_FEATURES)}
-    assert np.array_equal(columns["last_volatility"], table.last_volatility)
-    assert np.array_equal(columns["shift"], table.shift)
-    assert np.allclose(columns["prior_volatility"], table.last_volatility + table.shift, rtol=1e-15)
+    assert np.allclose(columns["prior_volatility"], columns["last_volatility"] + columns["shift"], rtol=1e-15)
+    assert not np.array_equal(columns["last_volatility"], table.last_volatility)  # smoothed, and as quoted
+    assert np.abs(columns["last_volatility"] - table.last_volatility)[table.in_range].max() < 0.01
 
 
 def same_rows(table: ContractTable, other: ContractTable, places: np.ndarray) -> bool:
@@ -283,7 +326,7 @@ def test_call_and_put_of_a_strike_have_equal_features() -> None:
     sides: dict[Any, list[np.ndarray]] = {}
     for one, features in zip(identity, table.features, strict=True):
         sides.setdefault(one, []).append(features)
-    assert all(len(pair) == 2 and np.array_equal(*pair) for pair in sides.values())
+    assert all(len(pair) == 2 and np.array_equal(pair[0], pair[1]) for pair in sides.values())
     assert len(sides) == len(quotes) / 2
 
 
@@ -397,7 +440,8 @@ def test_spec_survives_json_to_the_last_bit() -> None:
         ({"step_features": list(STEP_FEATURES[:-1])}, "forward_deviation"),
         ({"contract_features": [*CONTRACT_FEATURES, "vibes"]}, "vibes"),
         ({"contract_features": list(CONTRACT_FEATURES[::-1])}, "their order"),
-        ({"version": 2}, "version 2"),
+        ({"version": 1}, "version 1"),
+        ({"version": 3}, "version 3"),
         ({"window": "many"}, "can't be read"),
         ({"anchors": [{"tenor": 3}]}, "can't be read"),
         ({"anchors": [{"tenor_days": "soon", "moneyness": 0.0}]}, "can't be read"),

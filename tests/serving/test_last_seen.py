@@ -125,6 +125,59 @@ def test_shape_is_the_parabola_or_a_level_alone() -> None:
     assert fit_shape(x * 0.05, noisy).tolist() == [float(np.median(noisy)), 0.0, 0.0]  # no width to speak of
 
 
+# --- the smoothed smile
+
+
+def test_the_smoothed_smile_is_near_the_truth_and_loses_the_noise() -> None:
+    """Noise of half a vol point: less than half of it is left; the smile as quoted keeps it all."""
+    rng = np.random.default_rng(0)
+    strikes = np.arange(80.0, 121.0, 0.25)
+    noisy = chain(strikes=strikes, volatility=lambda k, tau: skewed(k, tau) + rng.normal(0.0, 0.005, k.size))
+    for key, smile in last_seen(build_surface(noisy)).smiles.items():
+        truth = skewed(smile.strike, smile.tau)
+        raw, smooth = (np.sqrt(np.mean((f(smile.strike) - truth) ** 2)) for f in (smile.at, smile.smooth_at))
+        assert raw == pytest.approx(0.005, rel=0.35), key
+        assert smooth < 0.5 * raw, key
+        x = np.log(smile.strike / smile.forward) / np.sqrt(smile.tau)
+        assert smile.smooth_at_moneyness(x) == pytest.approx(smile.smooth_at(smile.strike), abs=1e-12)
+
+
+def test_an_extension_stays_above_half_of_the_lowest_quote() -> None:
+    """A smile that falls steeply into its last quote."""
+    falling = chain(volatility=lambda strike, tau: np.clip(0.5 - 1.2 * np.log(strike / SPOT) / np.sqrt(tau), 0.06, 0.9))
+    extended = 0
+    for smile in last_seen(build_surface(falling)).smiles.values():
+        far = smile.smooth_at(np.array([1.0, 1e4]))
+        assert (far >= 0.5 * smile.volatility.min()).all()
+        extended += int(far[1] < smile.volatility[-1])
+    assert extended
+
+
+def test_smiles_that_are_out_of_range_or_sparse_are_not_smoothed() -> None:
+    far = last_seen(build_surface(chain(expiries=[("SPX", expiry_of("SPX", 400)), ("SPX", expiry_of("SPX", 50))])))
+    assert far.smiles[key_of("SPX", 400)].smooth is None
+    assert far.smiles[key_of("SPX", 50)].smooth is not None
+    few = last_seen(build_surface(chain(strikes=np.array([95.0, 98.0, 100.0, 102.0, 105.0]))))
+    for smile in [*few.smiles.values(), far.smiles[key_of("SPX", 400)]]:
+        strikes = np.linspace(60.0, 150.0, 50)
+        assert smile.smooth is None
+        assert smile.smooth_at(strikes) == pytest.approx(smile.at(strikes), abs=1e-12)
+
+
+def test_an_expiry_whose_total_variance_is_too_low_is_lifted() -> None:
+    """An expiry so low that the shorter one's total variance is higher; its quotes stay as they are."""
+
+    def low(strike: Array, tau: float) -> Array:
+        return np.asarray(skewed(strike, tau) * (0.6 if 40 < 365 * tau < 60 else 1.0))
+
+    seen = last_seen(build_surface(chain(volatility=low)))
+    short, long = seen.smiles[key_of("SPX", 22)], seen.smiles[key_of("SPX", 50)]
+    floor = short.smooth_at_moneyness(np.zeros(1))[0] ** 2 * short.tau
+    assert long.at(np.array([long.forward]))[0] ** 2 * long.tau < 0.9 * floor
+    assert long.smooth_at_moneyness(np.zeros(1))[0] ** 2 * long.tau > floor
+    assert np.abs(long.volatility - low(long.strike, long.tau)).max() < 1e-6
+
+
 # --- which contracts are anchors
 
 
@@ -292,21 +345,26 @@ def test_shift_is_linear_in_the_logarithm_of_tau(nodes: list[tuple[int, float]],
         place = next(k for k in range(len(ordered) - 1) if ordered[k][0] <= days < ordered[k + 1][0])
         (a, low), (b, high) = ordered[place : place + 2]
         wanted = low + (high - low) * np.log(days / a) / np.log(b / a)
-    found = shift_at(anchors, np.array([days / 365]))
-    assert found[0] * np.sqrt(days / 365) == pytest.approx(wanted, abs=1e-12)
+    found = shift_at(anchors, np.full(3, days / 365), np.array([-0.5, 0.0, 0.3]))
+    assert found * np.sqrt(days / 365) == pytest.approx(np.full(3, wanted), abs=1e-12)
 
 
 def test_shift_gives_back_the_anchors_and_without_any_nothing() -> None:
-    anchors = [anchor(14 / 365, 0.004), anchor(45 / 365, 0.003), anchor(120 / 365, -0.002)]
-    tau = np.array([one.tau for one in anchors])
-    assert shift_at(anchors, tau) == pytest.approx([one.volatility - one.last_volatility for one in anchors], rel=1e-12)
-    assert shift_at([], tau).tolist() == [0.0, 0.0, 0.0]
+    """Two of them at one tenor, one off the money, and asked for in any order."""
+    skew = dataclasses.replace(anchor(45 / 365, 0.005), moneyness=-0.2)
+    anchors = [anchor(14 / 365, 0.004), anchor(45 / 365, 0.003), skew, anchor(120 / 365, -0.002)]
+    tau, moneyness = (np.array([getattr(one, name) for one in anchors]) for name in ("tau", "moneyness"))
+    wanted = np.array([one.volatility - one.last_volatility for one in anchors])
+    assert shift_at(anchors, tau, moneyness) == pytest.approx(wanted, rel=1e-12)
+    assert shift_at(anchors, tau[::-1], moneyness[::-1]) == pytest.approx(wanted[::-1], rel=1e-12)
+    assert shift_at([], tau, moneyness).tolist() == [0.0] * 4
 
 
 def test_anchors_of_one_tenor_are_averaged_whatever_their_root() -> None:
     anchors = [anchor(0.1, 0.004), anchor(0.1, 0.002, "SPXW"), anchor(0.4, 0.0)]
-    assert shift_at(anchors, np.array([0.1]))[0] * np.sqrt(0.1) == pytest.approx(0.003, rel=1e-12)
-    assert np.array_equal(shift_at(anchors, np.array([0.2])), shift_at(anchors[::-1], np.array([0.2])))
+    at = np.zeros(1)
+    assert shift_at(anchors, np.array([0.1]), at)[0] * np.sqrt(0.1) == pytest.approx(0.003, rel=1e-12)
+    assert np.array_equal(shift_at(anchors, np.array([0.2]), at), shift_at(anchors[::-1], np.array([0.2]), at))
 
 
 def test_forward_deviation_is_the_median_of_the_pairs() -> None:

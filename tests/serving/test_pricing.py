@@ -166,6 +166,23 @@ def test_american_contracts_are_worth_their_european_part_and_the_premium(engine
     assert not any("American" in note for note in european.notes)
 
 
+@pytest.mark.parametrize("error", [-0.006, 0.004])
+def test_prices_stand_on_the_forward_of_the_anchors_pairs(engine: Engine, error: float) -> None:
+    """The underlying is printed off: pairs put every forward right, one-sided anchors leave it carried."""
+    market = small_market(8)
+    printed = dataclasses.replace(market.now, spot=market.now.spot * float(np.exp(error)))
+    found = priced_by(engine, dataclasses.replace(market, now=printed))
+    true = market.now.spot * np.exp((RATE - YIELD) * found.tau)
+    assert found.forward == pytest.approx(true, rel=2e-4)  # a day's carry is the rest
+    calls = printed.take(printed.right > 0)
+    alone = priced_by(engine, dataclasses.replace(market, now=calls))
+    assert alone.forward == pytest.approx(true[: len(alone)] * np.exp(error), rel=2e-4)
+    deep = (found.status == OK) & (found.strike < 0.9 * market.now.spot) & (found.right > 0)
+    assert deep.any()
+    error_of_price = found.price - found.discount * (true - found.strike)
+    assert (error_of_price[deep] > -3e-4 * market.now.spot).all(), "a call is worth its forward's intrinsic value"
+
+
 def test_a_chain_across_a_split_is_refused(engine: Engine) -> None:
     market = small_market(8)
     halved = [
