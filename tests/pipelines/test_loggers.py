@@ -315,7 +315,7 @@ def test_without_mlflow_the_run_is_none_and_can_still_be_registered(tmp_path: Pa
     assert desk.registry.version_tags("tiny", done.version)["training_run"] == "none"
 
 
-RESULTS = {"weights.safetensors", "model.json", "history.csv", "metrics.json"}
+RESULTS = {"weights.safetensors", "model.json", "history.csv", "metrics.json", "unseen.parquet"}
 
 
 @pytest.mark.parametrize("asked", [(), ("csv",), ("tensorboard",), ("csv", "tensorboard")])

@@ -18,7 +18,16 @@ from pipelines.config import Config, load_config
 from pipelines.dataset import FeatureStore
 from pipelines.tasks.pricing import predict, prior_volatility
 from pipelines.trained import load_trained
-from pipelines.trust import BELIEF, BELIEF_DATES, HELD_OUT, UNSEEN, believed_by_others, fit_trusted, share_of, without_last
+from pipelines.trust import (
+    BELIEF,
+    BELIEF_DATES,
+    HELD_OUT,
+    UNSEEN,
+    believed_by_others,
+    fit_trusted,
+    share_of,
+    without_last,
+)
 from serving.features import CONTRACT_FEATURES
 from tests.pipelines.conftest import TinyRun
 
