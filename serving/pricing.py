@@ -28,7 +28,7 @@ from serving.bundle import Bundle
 from serving.engine import Engine, EngineInfo, Floats
 from serving.errors import BundleError, DataError
 from serving.features import RV_HORIZONS, Contracts, ContractTable, FeatureSpec, Path, contract_table, market_step
-from serving.last_seen import Anchor, LastSeen, find_anchors, last_seen
+from serving.last_seen import Anchor, LastSeen, find_anchors, forward_deviation, last_seen
 from serving.normal import Array
 from serving.quotes import is_split
 from serving.surface import DAYS_PER_YEAR, Bools, ExpiryKey, Quotes, Texts, Times, build_surface
@@ -41,6 +41,7 @@ MODEL_REFUSED = "model_refused"  # the net's volatility isn't a positive number
 STATUSES = (OK, OUTSIDE_TRAINING_RANGE, EXPIRY_NOT_SEEN, EXPIRED, MODEL_REFUSED)
 PRICED = (OK, OUTSIDE_TRAINING_RANGE)
 HISTORY_STEPS = max(RV_HORIZONS) + 1  # path prices the longest feature needs
+FAR_FORWARD = 0.005  # log distance of the anchors' forwards from the carried ones that is worth a word
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,10 @@ def price_chain(engine: Engine, spec: FeatureSpec, chain: Sequence[Quotes], path
     anchors = find_anchors(now, last, spec.anchors)
     if len(anchors) < len(spec.anchors):
         notes.append(f"{len(anchors)} of {len(spec.anchors)} anchors quote now")
+    off = forward_deviation(anchors)
+    if abs(off) > FAR_FORWARD:
+        notes.append(f"the anchors' calls and puts put every forward {100 * off:+.2f} % off the carried one: is the "
+                     f"underlying's price of now ({now.spot:g}) right, and are theirs?")  # fmt: skip
     context = np.zeros(info.context_size, np.float32)
     engine.evaluate(spec.step_scaler(market_step(path, last, anchors)), context)
     contracts, american = _contracts_and_style(used[-1][0], now)

@@ -21,6 +21,7 @@ from serving.last_seen import find_anchors, last_seen
 from serving.pricing import (
     EXPIRED,
     EXPIRY_NOT_SEEN,
+    FAR_FORWARD,
     MODEL_REFUSED,
     OK,
     OUTSIDE_TRAINING_RANGE,
@@ -174,6 +175,7 @@ def test_prices_stand_on_the_forward_of_the_anchors_pairs(engine: Engine, error:
     found = priced_by(engine, dataclasses.replace(market, now=printed))
     true = market.now.spot * np.exp((RATE - YIELD) * found.tau)
     assert found.forward == pytest.approx(true, rel=2e-4)  # a day's carry is the rest
+    assert any("off the carried one" in note for note in found.notes) == (abs(error) > FAR_FORWARD)
     calls = printed.take(printed.right > 0)
     alone = priced_by(engine, dataclasses.replace(market, now=calls))
     assert alone.forward == pytest.approx(true[: len(alone)] * np.exp(error), rel=2e-4)
