@@ -84,8 +84,9 @@ def run(cfg: Config) -> None:
     surfaces = ", ".join(line.model for line in lines if line.task == "surface")
     caption = "IV RMSE on the test dates, vol points" + (f"; {surfaces}: of hidden quotes" if surfaces else "")
     table = Table(title="registered", caption=caption)
-    for heading in ("model", "version", "test error", "best baseline", "its error"):
-        table.add_column(heading, justify="right" if "error" in heading or heading == "version" else "left")
+    for heading in ("model", "version", "error", "best baseline", "its error"):
+        right = "error" in heading or heading == "version"
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for line in lines:
         table.add_row(line.model, str(line.version), f"{line.error:.3f}", line.baseline, f"{line.baseline_error:.3f}")
     console = Console(highlight=False, soft_wrap=True)

@@ -70,7 +70,7 @@ def test_every_file_named_there_exists() -> None:
 @pytest.mark.slow
 def test_repro_ends_with_the_table(reproduced: tuple[Path, str]) -> None:
     folder, printed = reproduced
-    for words in ("registered", "pricing_lstm", "test error", "best baseline", "report.html", "pipelines.promote"):
+    for words in ("registered", "pricing_lstm", "test dates", "best baseline", "report.html", "pipelines.promote"):
         assert words in printed
     report = re.search(r"report of pricing_lstm 1: (\S+)", printed)
     assert report is not None
