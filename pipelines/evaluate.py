@@ -1,8 +1,8 @@
 """Stage evaluate: a trained net against the baselines, on dates neither has seen.
 
 In: `OUT/features/`, `OUT/train/MODEL/`. Out, in `OUT/evaluate/MODEL/`: `predictions.parquet` (a row per scored test
-quote), `metrics.json`, `report.html` (self-contained), `figures/*.png`; for dvc, `scores.json` (metrics) and
-`by_date.csv` (plots).
+quote), `exam.npz` (the same questions for released bytes: pipelines/exam.py), `metrics.json`, `report.html`
+(self-contained), `figures/*.png`; for dvc, `scores.json` (metrics) and `by_date.csv` (plots).
 Invariants: every predictor is scored on the same rows; prices use the carried forward and the discount last seen.
 
 Run: python -m pipelines.evaluate [key=value ...]
@@ -63,6 +63,7 @@ def run(cfg: Config) -> EvaluateResult:
         notes=done.notes,
     )  # fmt: skip
     done.predictions.write_parquet(folder / "predictions.parquet")
+    (folder / "exam.npz").write_bytes(done.exam.to_bytes())
     write_report(folder / "report.html", report)
     save_figures(figures, folder / "figures")
     by_date = report.dates

@@ -3,6 +3,7 @@
 In: `OUT/ingest/quotes.parquet`. Out, in `OUT/features/`:
   steps.npy      float32 [M, F]  scaled market steps, snapshots in order of underlying, then time
   contracts.npy  float32 [N, K]  scaled contract features of the scored quotes
+  steps_raw.npy, contracts_raw.npy   the same not scaled, for exams (pipelines/exam.py): other versions scale otherwise
   grids.npy      float32 [M, 4, G]  surface on the grid, its mask; the one last seen carried to now, its mask
   moves.npy      float32 [M, 3]  what the underlying did since (serving/surface_grid.py)
   rows.parquet   N rows: what the quote is, its labels (values of t), what the baselines use
@@ -30,6 +31,7 @@ import polars as pl
 from pipelines.config import Config
 from pipelines.progress import progress
 from pipelines.regimes import label_regimes
+from pipelines.remote_data import local
 from pipelines.snapshots import read_history, read_snapshots
 from pipelines.splits import SPLITS, assign_splits
 from serving import features as shared
@@ -123,7 +125,7 @@ class _Builder:
             raise DataError(f"data.history serves one underlying, and the quotes hold {', '.join(self.state)} and "
                             f"{underlying}: leave it out or ingest one underlying")  # fmt: skip
         day = quotes.ts.astype("datetime64[D]")
-        history = read_history(Path(self.cfg.data.history), quotes.ts - day)
+        history = read_history(local(self.cfg.data.history), quotes.ts - day)
         history = history.filter(pl.col("ts") < day.astype("datetime64[ns]"))
         return _Underlying(list(history["ts"].to_numpy()), history["price"].to_list())
 
@@ -193,6 +195,8 @@ class _Builder:
         np.save(folder / "grids.npy", np.stack(self.grids)[order].astype(np.float32))
         np.save(folder / "moves.npy", np.stack(self.moves)[order].astype(np.float32))
         np.save(folder / "contracts.npy", spec.contract_scaler(table))
+        np.save(folder / "steps_raw.npy", steps[order].astype(np.float32))
+        np.save(folder / "contracts_raw.npy", table.astype(np.float32))
         frame.with_columns(pl.Series("split", rows_split)).write_parquet(folder / "rows.parquet")
         ordered.drop("place").write_parquet(folder / "snapshots.parquet")
         (folder / "spec.json").write_text(json.dumps(spec.to_json(), indent=1, sort_keys=True) + "\n")

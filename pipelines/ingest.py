@@ -1,6 +1,7 @@
 """Stage `ingest`: a vendor's files into the canonical quote table, and a quarantine of every row that is no quote.
 
-Purpose: one table everything else reads. Data in: files or folders and a `Layout`. Data out, in `out_dir`:
+Purpose: one table everything else reads. Data in: files or folders (of S3, GCS, Azure too: pipelines/remote_data.py)
+and a `Layout`. Data out, in `out_dir`:
 `quotes.parquet` (serving/schema.py, sorted by identity, row groups within one UTC date), `quarantine.parquet`
 (file, row, reason, detail, raw row as JSON text) and `counts.json`. Invariants: quotes in = kept +
 quarantined, counted apart and checked. Memory is bounded whatever the input's size. Outputs are written
@@ -58,6 +59,7 @@ from pipelines import layouts, quote_table, readers
 from pipelines.layouts.base import ROW_COLUMN, Layout
 from pipelines.quarantine import Late, Locations, Quarantine, as_json
 from pipelines.quote_rows import ROW_REASONS, RowReader, type_problems
+from pipelines.remote_data import local
 from serving.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -356,7 +358,9 @@ def run(cfg: Config) -> IngestResult:
     names = ("columns", "constants", "settlement_by_root", "time_zone", "snapshot_time")
     options = {name: value for name in names if (value := getattr(cfg.data, name))}
     beside = [cfg.data.history] if cfg.data.history else []  # may lie in the quotes' folder
-    done = ingest(cfg.data.path, layouts.load(cfg.data.layout, options), cfg.folder / "ingest", ignore=beside)
+    layout = layouts.load(cfg.data.layout, options)
+    path = local(cfg.data.path, suffixes=(*readers.SUFFIXES, *layout.extra_suffixes), ignore=beside)
+    done = ingest(path, layout, cfg.folder / "ingest", ignore=beside)
     if done.quarantined > WARN_SHARE * done.quotes_in:
         worst = max(done.reasons, key=lambda reason: done.reasons[reason])
         logger.warning(

@@ -1,34 +1,38 @@
 """A registered version becomes champion, if its gates say so.
 
-Data in: a version, gates, the ledger. Data out: a gate report `gate-reports/<sha256>.json`, a `gated` event,
-then a `promoted` event, then MLflow's aliases. Invariants: of promotions that looked at the same state
-exactly one goes through, the others get LedgerRaceError naming it; a failing gate leaves the champion as it
-was; every intermediate state is one `promote` run again, or `reconcile`, completes; the report has no time in
-it, so running again with the same outcome writes nothing twice.
+Data in: a version, gates, the ledger. Data out: a gate report `gate-reports/<sha256>.json` (and .html), a `gated`
+event, a provenance statement, then a `promoted` event: the decision. What follows from it (the signed channel, MLflow's
+aliases) is pipelines/reconcile.py's.
+Invariants: of promotions that looked at the same state exactly one goes through, the others get LedgerRaceError naming
+it; a failing gate leaves the champion as it was; every intermediate state is one that `promote` run again, or
+`reconcile`, completes; running again with the same verdict writes nothing twice; nothing is decided that couldn't be
+signed; MLflow isn't needed to decide.
 
-Run: python -m pipelines.promote model=M version=V [reason=...] [dry_run=true]
+Run: python -m pipelines.promote model=M version=V approve_by=NAME [reason=...] [dry_run=true]
 """
 
 from __future__ import annotations
 
-import dataclasses
 import getpass
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from pipelines.config import Operation
-from pipelines.gates import Gate, GateContext, GateOutcome, accuracy, integrity, parity
+from pipelines.gate_report import store_report
+from pipelines.gates import Gate, GateOutcome, load_gates, run_gates
+from pipelines.provenance import store_provenance
 from pipelines.reconcile import reconcile
-from pipelines.registry import Registry, open_registry
-from serving.blobstore import BlobStore, open_store
-from serving.canonical import canonical_json, sha256_hex
+from pipelines.registry import Registry
+from pipelines.site import open_site
+from serving.blobstore import BlobStore
 from serving.errors import ConfigError, GateError, LedgerError
-from serving.ledger import Ledger, State
+from serving.ledger import Ledger
+from serving.release import RELEASE_LIFETIME, expiry
 
-REPORT_FORMAT = 1
+if TYPE_CHECKING:
+    from pipelines.channel.publish import Channel
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,18 @@ def promote(
     version: int,
     store: BlobStore,
     registry: Registry,
+    channel: Channel,
     gates: Sequence[Gate],
     by: str,
     reason: str = "",
+    approve_by: str | None = None,
+    lifetime: timedelta = RELEASE_LIFETIME,
     dry_run: bool = False,
 ) -> Promotion:
     """Gate a version and make it champion; GateError names every failing gate.
 
-    Promoting the champion changes nothing but aliases left behind by a crash. A dry run writes nothing at all.
+    Promoting the champion changes nothing but what a crash left behind. A dry run writes nothing at all. FollowUpError
+    if the decision stands, but the channel or MLflow couldn't follow.
     """
     ledger = Ledger(store, model)
     state = ledger.state()
@@ -67,17 +75,16 @@ def promote(
         raise LedgerError(f"{model}: version {version} is retired; register a new one")
     if state.champion is not None and state.champion.version == version:
         if not dry_run:
-            reconcile(model, store, registry)
+            reconcile(model, store, registry, channel)
         message = f"{model}: version {version} is the champion already, release {state.release_number}"
         return Promotion(model, version, candidate.bundle, False, state.release_number, (), None, message)
 
-    outcomes = run_gates(state, version, store, gates)
-    report = gate_report(state, version, outcomes)
-    report_sha256 = sha256_hex(report)
-    failing = [outcome for outcome in outcomes if not outcome.passed]
+    channel.ready(model)
+    gated = run_gates(state, version, store, gates, by=by, approve_by=approve_by)
+    failing = [outcome for outcome in gated.outcomes if not outcome.passed]
     if not dry_run:
-        store.put_if_absent(report_key(report_sha256), report)
-        verdict = {"passed": not failing, "report": report_sha256}
+        store_report(store, gated)
+        verdict = {"passed": not failing, "report": gated.sha256}
         if candidate.gated is None or candidate.gated.details != verdict:
             state = ledger.append(
                 state, "gated", version=version, bundle=candidate.bundle, by=by, reason=reason, details=verdict
@@ -85,76 +92,37 @@ def promote(
     if failing:
         lines = [f"  - {outcome.name}: {outcome.message}" for outcome in failing]
         raise GateError(f"{model}: version {version} isn't promoted; failing gates:\n" + "\n".join(lines))
-    message = f"{model}: version {version} passes {len(outcomes)} gates"
+    message = f"{model}: version {version} passes {len(gated.outcomes)} gates"
     if dry_run:
         message += "; dry run, nothing written"
         return Promotion(
-            model, version, candidate.bundle, False, state.release_number, outcomes, report_sha256, message
+            model, version, candidate.bundle, False, state.release_number, gated.outcomes, gated.sha256, message
         )
+    details = {
+        "gate_report": gated.sha256,
+        "provenance": store_provenance(store, state, version, gate_report=gated.sha256),
+        "expires_at": expiry(lifetime),
+        **({"approve_by": approve_by} if approve_by else {}),
+    }
     state = ledger.append(
-        state,
-        "promoted",
-        version=version,
-        bundle=candidate.bundle,
-        by=by,
-        reason=reason,
-        details={"gate_report": report_sha256},
+        state, "promoted", version=version, bundle=candidate.bundle, by=by, reason=reason, details=details
     )
-    reconcile(model, store, registry)
+    reconcile(model, store, registry, channel)
     message += f" and is champion, release {state.release_number}"
-    return Promotion(model, version, candidate.bundle, True, state.release_number, outcomes, report_sha256, message)
-
-
-def run_gates(state: State, version: int, store: BlobStore, gates: Sequence[Gate]) -> tuple[GateOutcome, ...]:
-    """The outcome of `integrity` and of every gate, in order; none is skipped after a failure."""
-    champion = state.champion
-    with tempfile.TemporaryDirectory(prefix="gates-") as folder:
-        context = GateContext(
-            model=state.model,
-            version=version,
-            bundle_sha256=state.versions[version].bundle,
-            details=state.versions[version].registered.details,
-            champion_version=champion.version if champion else None,
-            champion_details=state.versions[champion.version].registered.details if champion else None,
-            store=store,
-            work_dir=Path(folder),
-        )
-        return tuple(gate(context) for gate in (integrity, *gates))
-
-
-def gate_report(state: State, version: int, outcomes: Sequence[GateOutcome]) -> bytes:
-    """Canonical JSON of the verdict; equal verdicts give equal bytes."""
-    champion = state.champion
-    return canonical_json(
-        {
-            "format": REPORT_FORMAT,
-            "model": state.model,
-            "version": version,
-            "bundle": state.versions[version].bundle,
-            "champion": {"version": champion.version, "bundle": champion.bundle} if champion else None,
-            "passed": all(outcome.passed for outcome in outcomes),
-            "outcomes": [dataclasses.asdict(outcome) for outcome in outcomes],
-        }
+    return Promotion(
+        model, version, candidate.bundle, True, state.release_number, gated.outcomes, gated.sha256, message
     )
-
-
-def report_key(sha256: str) -> str:
-    return f"gate-reports/{sha256}.json"
 
 
 def run(cfg: Operation) -> Promotion:
     """Gate and promote `version` of `model` with the gates of `conf/gate/`."""
     if cfg.version is None:
         raise ConfigError(["version: must be given, as version=NUMBER"])
-    gates: list[Gate] = [
-        partial(accuracy, baseline=cfg.gate.accuracy_baselines[cfg.model.task], ratio=cfg.gate.accuracy_ratio,
-                champion_tolerance=cfg.gate.champion_tolerance),
-        parity,
-    ]  # fmt: skip
+    site = open_site(cfg)
     return promote(
-        model=cfg.model.name, version=cfg.version, store=open_store(cfg.storage.url),
-        registry=open_registry(cfg.registry.tracking_uri), gates=gates, by=cfg.by or getpass.getuser(),
-        reason=cfg.reason or "", dry_run=cfg.dry_run,
+        model=cfg.model.name, version=cfg.version, store=site.store, registry=site.registry, channel=site.channel,
+        gates=load_gates(cfg.gate, task=cfg.model.task), by=cfg.by or getpass.getuser(), reason=cfg.reason or "",
+        approve_by=cfg.approve_by, lifetime=timedelta(days=cfg.signing.release_days), dry_run=cfg.dry_run,
     )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """From an exported bundle to a registered version: blob store, MLflow, ledger, in this order.
 
-Data in: a bundle directory, metrics, parity figures, lineage. Data out: the version number; files under
-`bundles/<sha256>/`, one MLflow run and version, one `registered` event with metrics, parity and lineage in
-its details. The stage writes a model card (pipelines/model_card.py), which goes with the run.
+Data in: a bundle directory, metrics, parity figures, lineage, the resolved configuration, the exam gates will ask
+(pipelines/exam.py) and the dates the model has seen. Data out: the version number; files under `bundles/<sha256>/`
+and `exams/`, one MLflow run and version, one `registered` event with all the others in its details. The stage writes a
+model card (pipelines/model_card.py), which goes with the run.
 Invariants: a bundle has one version, however often it is registered; the ledger's event comes last, so a
 crash anywhere leaves nothing that counts, and running again completes it.
 
@@ -20,14 +21,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import Config
-from pipelines.lineage import lineage
+from pipelines.config import Config, without_places
+from pipelines.exam import load_exam, store_exam
+from pipelines.lineage import registered_lineage
 from pipelines.model_card import CARD, gather, headline, render
 from pipelines.registry import BUNDLE_TAG, Registry, RegistryError, open_registry
 from serving.blobstore import BlobStore, open_store
 from serving.bundle import Bundle, fetch_bundle, load_bundle, store_bundle
 from serving.errors import DataError, LedgerError
-from serving.ledger import Ledger, LedgerRaceError, State
+from serving.ledger import GENESIS, Ledger, LedgerRaceError, State
 
 RACE_ATTEMPTS = 20
 
@@ -49,21 +51,30 @@ def register(
     lineage: Mapping[str, str],
     registry: Registry,
     store: BlobStore,
+    config: Mapping[str, Any] | None = None,
+    exam: Path | None = None,
+    dates: Mapping[str, Any] | None = None,
     report_paths: Sequence[Path] = (),
     by: str,
 ) -> Registered:
-    """Register a bundle, or find the version it already is."""
+    """Register a bundle, or find the version it already is.
+
+    `config` is the resolved configuration without places; of the `exam` the event holds the sha256.
+    """
     bundle = load_bundle(bundle_dir, model=model)
     ledger = Ledger(store, model)
     state = ledger.state()
     if (known := _registered(state, bundle.sha256)) is not None:
         return known
     details: dict[str, Any] = {"metrics": dict(metrics), "parity": dict(parity), "lineage": dict(lineage)}
-    # Refuse what the ledger couldn't hold before MLflow has seen it.
+    details |= {name: dict(value) for name, value in (("config", config), ("dates", dates)) if value is not None}
+    # Refuse what the ledger couldn't hold before store and MLflow have seen it.
     first_free = max(state.versions, default=0) + 1
-    checked = {**details, "run_id": ""}
+    checked = {**details, "run_id": "0" * 32, "exam": GENESIS}
     ledger.prepare(state, "registered", version=first_free, bundle=bundle.sha256, by=by, details=checked)
 
+    if exam is not None:
+        details["exam"] = store_exam(store, exam)
     store_bundle(store, bundle)
     restore_versions(state, store, registry)  # so that MLflow doesn't give a number the ledger has used
     version = registry.find_version_by_bundle(model, bundle.sha256)
@@ -183,7 +194,8 @@ def run(cfg: Config) -> Registered:
         if not path.exists():
             raise DataError(f"{path} isn't there: run the stages before register with the same out= and model=")
     description = json.loads((cfg.folder / "train" / name / "model.json").read_text())
-    origin = lineage(cfg, description)
+    origin = registered_lineage(cfg, description)
+    exam = evaluation / "exam.npz"
     folder = cfg.folder / "register" / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).write_text(render(gather(cfg, origin)), encoding="utf-8")
@@ -193,6 +205,9 @@ def run(cfg: Config) -> Registered:
         metrics=json.loads((evaluation / "metrics.json").read_text()),
         parity=json.loads((export / "parity.json").read_text()),
         lineage=origin,
+        config=without_places(cfg),
+        exam=exam,
+        dates=load_exam(exam).seen(),
         registry=open_registry(cfg.registry.tracking_uri),
         store=open_store(cfg.storage.url),
         report_paths=[evaluation / "report.html", evaluation / "figures", folder / CARD],

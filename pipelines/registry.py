@@ -1,33 +1,32 @@
-"""MLflow, and the only file that imports it: runs, model versions with signature and lineage, aliases.
+"""MLflow: runs, model versions with signature and lineage, aliases. How it is opened: pipelines/mlflow_access.py.
 
 Data in: metrics, tags, files, bundles. Data out: run ids, version numbers, aliases, tags. SQLite beside
-`mlruns/` unless a server's URI is given. A version's source is the run's `model/` folder: `MLmodel`
-(signature only, no code, no pickle) and `bundle/`. Invariants: MLflow records, the ledger decides; a version
-carries its bundle's sha256 as a tag; every MLflow failure comes out as RegistryError. Importing this module
-is cheap, opening a registry takes seconds.
+`mlruns/`, or a server, which then decides where artifacts lie. A version's source is the run's `model/` folder:
+`MLmodel` (signature only, no code, no pickle) and `bundle/`. Invariants: MLflow records, the ledger decides; a version
+carries its bundle's sha256 as a tag; every MLflow failure comes out as RegistryError; both back ends give the same
+answers (tests/pipelines/test_registry.py). Importing this module is cheap, opening a registry takes seconds.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
+from pipelines.mlflow_access import RegistryError as RegistryError
+from pipelines.mlflow_access import connect, prepare, translated, without_passwords
+from pipelines.mlflow_model import save_mlmodel
+from pipelines.mlflow_numbers import exact_numbers
 from serving.bundle import Bundle
-from serving.errors import StrikeforgeError
-from serving.manifest import Manifest, TensorSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.models import ModelSignature
 
-ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 BUNDLE_TAG = "bundle_sha256"
 RUN_KEY_TAG = "strikeforge.run_key"
@@ -35,36 +34,16 @@ PARENT_TAG = "mlflow.parentRunId"
 MODEL_FOLDER = "model"
 BATCH = 100  # params per request; metrics may be 1000
 COPY_ATTEMPTS = 20
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-
-
-class RegistryError(StrikeforgeError):
-    """MLflow refused, can't be reached, or holds other versions than the ledger."""
 
 
 def open_registry(tracking_uri: str = DEFAULT_TRACKING_URI) -> Registry:
     """Connect, creating the SQLite schema if there is none; safe to call from several processes at once."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    return Registry(*connect(tracking_uri))
 
-    artifact_root: Path | None = None
-    if tracking_uri.startswith("sqlite:///"):
-        database = ROOT / tracking_uri.removeprefix("sqlite:///")  # a relative one lies in the project's root
-        tracking_uri = f"sqlite:///{database}"
-        artifact_root = database.parent / "mlruns"
-        artifact_root.mkdir(parents=True, exist_ok=True)
-    with _translated("opening"), _schema_lock(artifact_root):
-        client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-        client.search_experiments(max_results=1)
-        client.search_registered_models(max_results=1)
-    return Registry(client, artifact_root)
+
+def lazy_registry(tracking_uri: str = DEFAULT_TRACKING_URI) -> Registry:
+    """A registry that connects at first use, and again at the next one if that failed; costs nothing until then."""
+    return _LazyRegistry(tracking_uri)
 
 
 class LoggedMetric(NamedTuple):
@@ -100,7 +79,7 @@ class Registry:
         """
         from mlflow.entities import Metric, Param
 
-        with _translated(f"logging run {run_name!r}"):
+        with translated(f"logging run {run_name!r}"):
             run_id, finished = self._open_run(experiment, run_name, dict(tags or {}), run_key)
             if finished:
                 return run_id
@@ -122,7 +101,7 @@ class Registry:
         self, experiment: str, run_name: str, run_key: str, tags: Mapping[str, str], *, parent: str | None = None
     ) -> str:
         """The run of that key, made if there is none, a child of the run `parent`; it is RUNNING (again)."""
-        with _translated(f"opening run {run_name!r}"):
+        with translated(f"opening run {run_name!r}"):
             below = {PARENT_TAG: parent} if parent else {}
             run_id, finished = self._open_run(experiment, run_name, {**tags, **below}, run_key)
             if finished:
@@ -142,7 +121,7 @@ class Registry:
         """Record everything of a run and end it: FINISHED, FAILED or KILLED. Twice is as once."""
         from mlflow.entities import Metric, Param, RunTag
 
-        with _translated(f"closing run {run_id}"):
+        with translated(f"closing run {run_id}"):
             self.client.log_batch(
                 run_id,
                 params=[Param(name, str(value)) for name, value in (params or {}).items()],
@@ -158,7 +137,7 @@ class Registry:
         """Status of every child run, by run key."""
         children: dict[str, str] = {}
         token = None
-        with _translated(f"searching children of run {parent}"):
+        with translated(f"searching children of run {parent}"):
             experiment_id = self._ensure_experiment(experiment)
             while True:
                 page = self.client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent}'", page_token=token)
@@ -179,38 +158,42 @@ class Registry:
     ) -> int:
         """A new version whose source is the bundle, as artifacts of the run, with the manifest's signature.
 
-        With `version`, exactly that number (for rebuilding); RegistryError if MLflow has gone past it.
+        With `version`, exactly that number (for rebuilding; it may be there already, of the same bundle);
+        RegistryError if MLflow has gone past it or has another bundle there.
         """
-        from mlflow.models import Model
-
-        with _translated(f"registering a version of {model}"):
+        with translated(f"registering a version of {model}"):
             self._ensure_model(model)
-            mlmodel = Model(
-                artifact_path=MODEL_FOLDER,
-                run_id=run_id,
-                signature=signature_of(bundle.manifest),
-                flavors={"strikeforge": {"bundle": "bundle", BUNDLE_TAG: bundle.sha256}},
-            )
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "MLmodel"
-                mlmodel.save(str(path))
-                self.client.log_artifact(run_id, str(path), MODEL_FOLDER)
+            self._log_mlmodel(run_id, bundle)
             self._log_bundle(run_id, bundle)
             source = f"{self.client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}"
             all_tags = {**tags, BUNDLE_TAG: bundle.sha256}
-            while True:
+
+            def make() -> int:
                 made = self.client.create_model_version(
                     model, source, run_id=run_id, tags=all_tags, description=description, await_creation_for=0
                 )
-                number = int(made.version)
-                if version is None or number == version:
-                    return number
-                self.client.delete_model_version(model, str(number))
-                if number > version:
-                    raise RegistryError(
-                        f"{model}: version {version} can't be made again, MLflow is at {number}; "
-                        "rebuild into an empty MLflow"
-                    )
+                return int(made.version)
+
+            if version is None:
+                return make()
+            with exact_numbers(self.client, model, self.artifact_root):
+                there = self.versions(model).get(version)
+                if there is not None and there.get(BUNDLE_TAG) == bundle.sha256:
+                    return version  # somebody else made it again meanwhile
+                while (number := make()) != version:
+                    self.client.delete_model_version(model, str(number))
+                    if number > version:
+                        raise RegistryError(
+                            f"{model}: version {version} can't be made again, MLflow is at {number}; "
+                            "rebuild into an empty MLflow"
+                        )
+                return version
+
+    def _log_mlmodel(self, run_id: str, bundle: Bundle) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "MLmodel"
+            save_mlmodel(bundle, run_id, MODEL_FOLDER, path, {"bundle": "bundle", BUNDLE_TAG: bundle.sha256})
+            self.client.log_artifact(run_id, str(path), MODEL_FOLDER)
 
     def _log_bundle(self, run_id: str, bundle: Bundle) -> None:
         """Copy the bundle into the run.
@@ -236,22 +219,22 @@ class Registry:
         return min((int(version.version) for version in found), default=None)
 
     def run_of_version(self, model: str, version: int) -> str:
-        with _translated(f"reading {model} version {version}"):
+        with translated(f"reading {model} version {version}"):
             return str(self.client.get_model_version(model, str(version)).run_id)
 
     def version_tags(self, model: str, version: int) -> dict[str, str]:
-        with _translated(f"reading {model} version {version}"):
+        with translated(f"reading {model} version {version}"):
             return dict(self.client.get_model_version(model, str(version)).tags)
 
     def delete_version(self, model: str, version: int) -> None:
-        with _translated(f"deleting {model} version {version}"):
+        with translated(f"deleting {model} version {version}"):
             self.client.delete_model_version(model, str(version))
 
     def aliases(self, model: str) -> dict[str, int]:
         """Aliases and the versions they point at; empty if the model is unknown."""
         from mlflow.exceptions import MlflowException
 
-        with _translated(f"reading aliases of {model}"):
+        with translated(f"reading aliases of {model}"):
             try:
                 found = self.client.get_registered_model(model)
             except MlflowException as error:
@@ -261,11 +244,11 @@ class Registry:
         return {name: int(version) for name, version in found.aliases.items()}
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
-        with _translated(f"setting alias {alias} of {model} to version {version}"):
+        with translated(f"setting alias {alias} of {model} to version {version}"):
             self.client.set_registered_model_alias(model, alias, str(version))
 
     def delete_alias(self, model: str, alias: str) -> None:
-        with _translated(f"deleting alias {alias} of {model}"):
+        with translated(f"deleting alias {alias} of {model}"):
             self.client.delete_registered_model_alias(model, alias)
 
     def _open_run(self, experiment: str, run_name: str, tags: dict[str, str], run_key: str | None) -> tuple[str, bool]:
@@ -284,13 +267,15 @@ class Registry:
 
         location = (self.artifact_root / name).as_uri() if self.artifact_root else None
         try:
-            return str(self.client.create_experiment(name, artifact_location=location))
+            self.client.create_experiment(name, artifact_location=location)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         found = self.client.get_experiment_by_name(name)
         if found is None or found.lifecycle_stage != "active":
             raise RegistryError(f"experiment {name!r} was deleted in MLflow; restore it there")
+        if self.artifact_root is None:
+            _require_reachable(name, str(found.artifact_location))
         return str(found.experiment_id)
 
     def _ensure_model(self, model: str) -> None:
@@ -305,7 +290,7 @@ class Registry:
     def _search(self, query: str) -> list[ModelVersion]:
         found: list[ModelVersion] = []
         token = None
-        with _translated(f"searching versions, {query}"):
+        with translated(f"searching versions, {query}"):
             while True:
                 page = self.client.search_model_versions(query, max_results=200, page_token=token)
                 found.extend(page)
@@ -314,47 +299,34 @@ class Registry:
                     return found
 
 
-def signature_of(manifest: Manifest) -> ModelSignature | None:
-    """What goes into the whole model and comes out of its head, from the first member; a free size is -1."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema
-    from mlflow.types import TensorSpec as MlflowTensor
-
-    by_role = manifest.members[0].files
-    files = [by_role[role] for role in ("window", "head") if role in by_role]
-    if "window" not in by_role and "step" in by_role:
-        files.insert(0, by_role["step"])
-    made = {spec.name for file in files for spec in file.outputs}
-    inputs = [spec for file in files for spec in file.inputs if spec.name not in made]
-    outputs = list(files[-1].outputs) if files else []
-
-    def schema(specs: list[TensorSpec]) -> Schema:
-        return Schema(
-            [
-                MlflowTensor(spec.numpy_dtype, tuple(-1 if size is None else size for size in spec.shape), spec.name)
-                for spec in specs
-            ]
+def _require_reachable(experiment: str, location: str) -> None:
+    """Refuse a folder of the server's machine: MLflow would write into one of that name here, unseen by others."""
+    parts = urlsplit(location)
+    if parts.scheme in ("", "file") and not Path(unquote(parts.path)).is_dir():
+        raise RegistryError(
+            f"experiment {experiment!r} keeps its artifacts in {location}, a folder that isn't on this machine; let "
+            "the server keep them (make mlflow-server with a database of its own, docs/storage.md)"
         )
 
-    return ModelSignature(schema(inputs), schema(outputs)) if inputs and outputs else None
 
+class _LazyRegistry(Registry):
+    """A registry whose client and folder are there from first use on."""
 
-@contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
+    def __init__(self, tracking_uri: str) -> None:
+        prepare()  # methods import MLflow before they ask for the client
+        self.__dict__["tracking_uri"] = tracking_uri
 
-    try:
-        yield
-    except MlflowException as error:
-        raise RegistryError(f"MLflow, {doing}: {error.message}") from error
+    def __repr__(self) -> str:
+        return f"lazy_registry({without_passwords(self.__dict__['tracking_uri'])!r})"
 
+    @property
+    def client(self) -> MlflowClient:
+        return self._connection[0]
 
-@contextmanager
-def _schema_lock(folder: Path | None) -> Iterator[None]:
-    """Two processes creating one SQLite schema at a time fail with "duplicate column name"."""
-    if folder is None:
-        yield
-        return
-    with (folder / ".schema-lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    @property
+    def artifact_root(self) -> Path | None:
+        return self._connection[1]
+
+    @cached_property
+    def _connection(self) -> tuple[MlflowClient, Path | None]:
+        return connect(self.__dict__["tracking_uri"])

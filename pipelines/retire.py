@@ -12,13 +12,18 @@ from __future__ import annotations
 
 import getpass
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipelines.config import Operation
 from pipelines.reconcile import reconcile
-from pipelines.registry import Registry, open_registry
-from serving.blobstore import BlobStore, open_store
+from pipelines.registry import Registry
+from pipelines.site import open_site
+from serving.blobstore import BlobStore
 from serving.errors import ConfigError, LedgerError
 from serving.ledger import Ledger
+
+if TYPE_CHECKING:
+    from pipelines.channel.publish import Channel
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ def retire(
     reason: str,
     store: BlobStore,
     registry: Registry,
+    channel: Channel,
     by: str,
     dry_run: bool = False,
 ) -> Retirement:
@@ -51,7 +57,7 @@ def retire(
     known = state.known(version)
     if known.retired:
         if not dry_run:
-            reconcile(model, store, registry)
+            reconcile(model, store, registry, channel)
         message = f"{model}: version {version} is retired already"
         return Retirement(model, version, known.bundle, False, state.rollback_target, message)
     if state.champion is not None and state.champion.version == version:
@@ -68,7 +74,7 @@ def retire(
         message += "; dry run, nothing written"
         return Retirement(model, version, known.bundle, False, after.rollback_target, message)
     ledger.append(state, "retired", version=version, bundle=known.bundle, by=by, reason=reason)
-    reconcile(model, store, registry)
+    reconcile(model, store, registry, channel)
     return Retirement(model, version, known.bundle, True, after.rollback_target, message)
 
 
@@ -86,9 +92,10 @@ def run(cfg: Operation) -> Retirement:
         raise ConfigError(missing)
     assert cfg.version is not None
     assert cfg.reason is not None
+    site = open_site(cfg)
     return retire(
-        model=cfg.model.name, version=cfg.version, reason=cfg.reason, store=open_store(cfg.storage.url),
-        registry=open_registry(cfg.registry.tracking_uri), by=cfg.by or getpass.getuser(), dry_run=cfg.dry_run,
+        model=cfg.model.name, version=cfg.version, reason=cfg.reason, store=site.store, registry=site.registry,
+        channel=site.channel, by=cfg.by or getpass.getuser(), dry_run=cfg.dry_run,
     )  # fmt: skip
 
 

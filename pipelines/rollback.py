@@ -1,10 +1,11 @@
 """The champion steps back to an earlier one: one more event through the same ledger.
 
-Data in: a reason, and the version to go back to or none for the champion before. Data out: a `rolled_back`
-event with a new release number over the old bundle, then MLflow's aliases. Invariants: only a version that
-has been champion and isn't retired is gone back to, and only if the store still holds its bundle intact;
-without `to`, repeated rollbacks walk down the history and never return to a version rolled back from; one
-that was interrupted before the aliases were set is completed by the same call, not doubled.
+Data in: a reason, and the version to go back to or none for the champion before. Data out: a `rolled_back` event with a
+new release number over the old bundle; what follows from it (channel, aliases) is pipelines/reconcile.py's.
+Invariants: only a version that has been champion and isn't retired is gone back to, and only if the store still holds
+its bundle intact; without `to`, rollbacks walk down the history and never return to a version rolled back from; the
+same call typed again (same reason, same person) completes what was interrupted and never takes a second step; neither
+gates nor MLflow are asked.
 
 Run: python -m pipelines.rollback model=M reason='...' [to=V] [dry_run=true]
 """
@@ -14,15 +15,23 @@ from __future__ import annotations
 import getpass
 import tempfile
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.config import Operation
 from pipelines.reconcile import reconcile
-from pipelines.registry import Registry, open_registry
-from serving.blobstore import BlobStore, open_store
+from pipelines.registry import Registry
+from pipelines.site import open_site
+from serving.blobstore import BlobStore
 from serving.bundle import fetch_bundle
 from serving.errors import ConfigError, LedgerError
-from serving.ledger import Ledger, State
+from serving.events import Event
+from serving.ledger import Ledger, Version, fold
+from serving.release import RELEASE_LIFETIME, expiry
+
+if TYPE_CHECKING:
+    from pipelines.channel.publish import Channel
 
 
 @dataclass(frozen=True)
@@ -44,60 +53,71 @@ def rollback(
     reason: str,
     store: BlobStore,
     registry: Registry,
+    channel: Channel,
     by: str,
+    lifetime: timedelta = RELEASE_LIFETIME,
     dry_run: bool = False,
 ) -> Rollback:
-    """Make an earlier champion the champion again; LedgerError if there is none, or somebody else was first."""
+    """Make an earlier champion the champion again; LedgerError if there is none, or somebody else was first.
+
+    FollowUpError if the decision stands, but the channel or MLflow couldn't follow.
+    """
     if not reason.strip():
         raise LedgerError(f"{model}: a rollback needs a reason")
     ledger = Ledger(store, model)
-    state = ledger.state()
+    events = ledger.events()
+    state = fold(model, events)
     champion = state.champion
     if champion is None:
         raise LedgerError(f"{model}: there is no champion yet, so nothing to roll back")
-    if to == champion.version or (to is None and _was_interrupted(ledger, state, registry, reason, by)):
+    if to == champion.version or (to is None and _is_this_one(events[-1], reason, by)):
         if not dry_run:
-            reconcile(model, store, registry)
+            reconcile(model, store, registry, channel)
         message = f"{model}: version {champion.version} is the champion already, release {champion.number}"
+        if to is None:
+            message += f", by this same rollback at {events[-1].at}; to go further back, say to=VERSION"
         return Rollback(model, champion.version, champion.bundle, False, champion.number, message)
     target = state.rollback_target if to is None else to
     if target is None:
         raise LedgerError(f"{model}: before version {champion.version} there is no champion to go back to")
-    bundle_sha256 = state.known(target).bundle
-    details = {"from": champion.version}
-    ledger.prepare(state, "rolled_back", version=target, bundle=bundle_sha256, by=by, reason=reason, details=details)
+    known = state.known(target)
+    details = {"from": champion.version, **_as_promoted(known), "expires_at": expiry(lifetime)}
+    ledger.prepare(state, "rolled_back", version=target, bundle=known.bundle, by=by, reason=reason, details=details)
+    channel.ready(model)
     with tempfile.TemporaryDirectory(prefix="rollback-") as folder:
-        fetch_bundle(store, bundle_sha256, Path(folder))
+        fetch_bundle(store, known.bundle, Path(folder))
     step = f"{model}: version {champion.version} -> {target}"
     if dry_run:
         message = f"{step}; dry run, nothing written"
-        return Rollback(model, target, bundle_sha256, False, champion.number, message)
+        return Rollback(model, target, known.bundle, False, champion.number, message)
     state = ledger.append(
-        state, "rolled_back", version=target, bundle=bundle_sha256, by=by, reason=reason, details=details
+        state, "rolled_back", version=target, bundle=known.bundle, by=by, reason=reason, details=details
     )
-    reconcile(model, store, registry)
+    reconcile(model, store, registry, channel)
     message = f"{step}, release {state.release_number}"
-    return Rollback(model, target, bundle_sha256, True, state.release_number, message)
+    return Rollback(model, target, known.bundle, True, state.release_number, message)
 
 
-def _was_interrupted(ledger: Ledger, state: State, registry: Registry, reason: str, by: str) -> bool:
-    """The latest event is this very rollback, and the alias hasn't followed yet."""
-    latest = ledger.events()[-1]
-    assert state.champion is not None
-    return (
-        (latest.kind, latest.reason, latest.by) == ("rolled_back", reason, by)
-        and latest.seq == state.seq
-        and registry.aliases(ledger.model).get("champion") != state.champion.version
-    )
+def _is_this_one(latest: Event, reason: str, by: str) -> bool:
+    """The ledger's latest event is this very rollback: it is being typed again, perhaps after a crash."""
+    return (latest.kind, latest.reason, latest.by) == ("rolled_back", reason, by)
+
+
+def _as_promoted(version: Version) -> dict[str, str]:
+    """What the version's latest promotion named: gate report and provenance."""
+    kept = version.promoted.details if version.promoted else {}
+    return {name: str(kept[name]) for name in ("gate_report", "provenance") if name in kept}
 
 
 def run(cfg: Operation) -> Rollback:
     """Roll `model` back, to the champion before or to version `to`."""
     if cfg.reason is None:
         raise ConfigError(["reason: must be given, as reason='why this champion goes'"])
+    site = open_site(cfg)
     return rollback(
-        model=cfg.model.name, to=cfg.to, reason=cfg.reason, store=open_store(cfg.storage.url),
-        registry=open_registry(cfg.registry.tracking_uri), by=cfg.by or getpass.getuser(), dry_run=cfg.dry_run,
+        model=cfg.model.name, to=cfg.to, reason=cfg.reason, store=site.store, registry=site.registry,
+        channel=site.channel, by=cfg.by or getpass.getuser(), lifetime=timedelta(days=cfg.signing.release_days),
+        dry_run=cfg.dry_run,
     )  # fmt: skip
 
 

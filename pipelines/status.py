@@ -18,8 +18,8 @@ from typing import Any
 from pipelines.config import Operation
 from pipelines.gates import MODEL_PREDICTOR
 from pipelines.promote import report_key
-from serving.blobstore import BlobMissingError, BlobStore, open_store
-from serving.errors import LedgerError
+from serving.blobstore import BlobStore, open_store
+from serving.errors import BlobMissingError, LedgerError
 from serving.events import Event
 from serving.ledger import Ledger, State, Version, fold
 

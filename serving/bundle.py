@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from serving.blobstore import BlobMissingError, BlobStore, StoreError
+from serving.blobstore import BlobStore
 from serving.canonical import is_sha256, sha256_hex
-from serving.errors import BundleError
+from serving.errors import BlobMissingError, BundleError, StoreError
 from serving.golden import GOLDEN, check_golden
 from serving.manifest import (
     MANIFEST,

@@ -1,13 +1,15 @@
 """`strikeforge-host`: what a person types on a trading host.
 
+    strikeforge-host pull     bring a channel's signed release to a folder of this host, verified (serving/pull.py)
     strikeforge-host price    a released model's fair value of every contract of a chain, with Greeks
-    strikeforge-host inspect  what a channel points at, verified, its golden vectors recomputed; a surface model
+    strikeforge-host inspect  what is installed, verified, its golden vectors recomputed; a surface model
                               judges and completes a chain
     strikeforge-host info     versions, CPU, and which engines can run here
 
-Data in: a store (ledger and bundles), tables of quotes. Data out: text on stdout, one table file; errors as one message
-on stderr. Exit codes: 0, 2 for wrong usage, else those of serving/errors.py.
-Invariant: a bundle is used only if the ledger's channel names it and every byte of it was verified.
+Data in: a signed store, a folder of pulled releases, tables of quotes. Data out: that folder, text on stdout, one table
+file; errors as one message on stderr. Exit codes: 0, 2 for wrong usage, else those of serving/errors.py.
+Invariant: a bundle is used only if a release names it and every byte of it was verified; without signatures only when
+--development was said.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from serving.engine import unavailable_engines
 from serving.errors import run_command
 from serving.ledger import CHANNELS
+from serving.release import RELEASED_CHANNELS
 from serving.released import write_lines
 from serving.table_files import SUFFIXES
 
@@ -44,6 +47,10 @@ def main(argv: Sequence[str]) -> int:
     """Parse and run one command."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.command == "pull":
+        from serving.pull import run_pull
+
+        return run_pull(arguments)
     if arguments.command == "price":
         from serving.cli_price import run_price
 
@@ -60,11 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     price = commands.add_parser("price", help="price every contract of a chain")
     inspect = commands.add_parser("inspect", help="verify a channel's bundle; a surface model judges a chain")
+    _add_pull(commands.add_parser("pull", help="install a channel's signed release, verified, in a folder"))
     commands.add_parser("info", help="versions, CPU and engines of this host")
     for command in (price, inspect):
-        command.add_argument("--model", required=True, help="name of the model in the store's ledger")
+        command.add_argument("--model", required=True, help="name of the model")
         command.add_argument("--channel", choices=CHANNELS, default="champion")
-        command.add_argument("--store", required=True, help="folder or URL that holds ledger/ and bundles/")
+        source = command.add_mutually_exclusive_group(required=True)
+        source.add_argument("--from", dest="folder", type=Path, metavar="DIR", help="folder that was pulled into")
+        source.add_argument("--store", metavar="URL", help="unsigned: what the ledger names; needs --development")
+        command.add_argument("--development", action="store_true", help="work with what nobody signed")
         command.add_argument("--backend", choices=PRICING_BACKENDS, default="ort")
     kinds = ", ".join(SUFFIXES)
     inspect.add_argument("--demo", action="store_true", help="judge the bundle's own chain and check the answer")
@@ -81,6 +92,22 @@ def _parser() -> argparse.ArgumentParser:
     price.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"every contract goes here ({kinds})")
     price.add_argument("--rows", type=int, default=20, help="contracts to print, spread over the expiries (default 20)")
     return parser
+
+
+def _add_pull(pull: argparse.ArgumentParser) -> None:
+    pull.add_argument("--model", required=True, help="name of the model")
+    pull.add_argument("--channel", choices=RELEASED_CHANNELS, default="champion")
+    pull.add_argument("--store", required=True, metavar="URL", help="folder or URL of the store")
+    pull.add_argument("--root", type=Path, metavar="FILE", help="root.json to trust, brought here by another way")
+    pull.add_argument("--to", type=Path, required=True, metavar="DIR", help="where releases are installed")
+    pull.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="releases to keep (default 3)")
+    pull.add_argument("--development", action="store_true", help="take a development root, or an unsigned store")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of releases, 1 or more")
+    return int(text)
 
 
 def _info() -> int:

@@ -1,9 +1,9 @@
 """`strikeforge-host inspect`: what a channel points at, verified, its golden vectors recomputed; a surface net judges a
 chain.
 
-Data in: a store (ledger and bundles); for a surface model a chain (serving/tables.py), or the bundle's own demo. Data
-out: text on stdout, and the completed grid as a table file. Invariant: an engine that doesn't reach the golden vectors
-ends with an error.
+Data in: a pulled release (or, for development, a store); for a surface model a chain (serving/tables.py), or the
+bundle's own demo. Data out: text on stdout, and the completed grid as a table file. Invariants: an engine that doesn't
+reach the golden vectors ends with an error; an expired release is shown as such and judges nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from serving.errors import DataError, EngineError
 from serving.normal import Array
 from serving.pricing import feature_spec
 from serving.problems import iso
-from serving.released import Released, aligned, demo_of, resolve, write_lines
+from serving.released import Released, aligned, demo_of, refuse_expired, resolve, write_lines
 from serving.surface import Quotes
 from serving.surface_grid import MONEYNESS, SHAPE, TENORS_DAYS
 from serving.surface_host import UNUSUAL, Inspected, inspect_chain, regime_names
@@ -45,11 +45,11 @@ def run_inspect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     if arguments.out is not None and not has_known_suffix(arguments.out):
         parser.error(f"--out {arguments.out}: the name must end in {', '.join(SUFFIXES)}")
     with ExitStack() as stack:
-        released = resolve(arguments.store, arguments.model, arguments.channel, stack)
+        released = resolve(arguments, stack)
         bundle = released.bundle
         write_lines(_contents(released))
         if bundle.manifest.task == "surface":
-            return _surface(arguments, bundle)
+            return _surface(arguments, released)
         if arguments.demo or arguments.chain:
             raise DataError(f"{arguments.model} prices contracts and judges no surface: use strikeforge-host price")
         _say_parity(golden_parity(bundle, open_engine(bundle, arguments.backend)))
@@ -99,11 +99,13 @@ def _say_parity(parities: Sequence[Parity]) -> None:
         raise EngineError(f"golden parity is broken for {', '.join(broken)}: don't use this engine")
 
 
-def _surface(arguments: argparse.Namespace, bundle: Bundle) -> int:
+def _surface(arguments: argparse.Namespace, released: Released) -> int:
+    bundle = released.bundle
     engine = open_surface_engine(bundle, arguments.backend)
     _say_parity(surface_parity(bundle, engine))
     if not (arguments.demo or arguments.chain):
         return 0
+    refuse_expired(released)
     expected: Array | None = None
     if arguments.demo:
         market, expected = demo_of(bundle)

@@ -1,7 +1,8 @@
 """`strikeforge-host price`: a released model's fair value of every contract of a chain, with Greeks.
 
-Data in: a store (ledger and bundles), tables of quotes (serving/tables.py), or the bundle's own demo. Data out: text on
-stdout, one table file. Invariant: every contract of the chain is in the table, with a status.
+Data in: a pulled release (or, for development, a store), tables of quotes (serving/tables.py), or the bundle's own
+demo. Data out: text on stdout, one table file. Invariants: every contract of the chain is in the table, with a status;
+an expired release prices nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from serving.errors import DataError, EngineError
 from serving.normal import Array
 from serving.pricing import PRICED, PricedChain, feature_spec, price_chain
 from serving.problems import iso
-from serving.released import Released, aligned, demo_of, resolve, write_lines
+from serving.released import Released, aligned, demo_of, refuse_expired, resolve, write_lines
 from serving.table_files import SUFFIXES, has_known_suffix, write_table
 from serving.tables import Market, read_market
 
@@ -43,7 +44,8 @@ def run_price(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
     if not arguments.out.absolute().parent.is_dir():
         raise DataError(f"{arguments.out}: there is no folder {arguments.out.absolute().parent}; make it first")
     with ExitStack() as stack:
-        released = resolve(arguments.store, arguments.model, arguments.channel, stack)
+        released = resolve(arguments, stack)
+        refuse_expired(released)
         engine = open_engine(released.bundle, arguments.backend)  # refuses a bundle that prices nothing
         expected: Array | None = None
         if arguments.demo:

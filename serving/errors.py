@@ -8,7 +8,13 @@
     ├── BundleError                  5   a bundle refused: tampered, unknown file, wrong shape
     ├── LedgerError                  6   ledger: broken chain, lost race, nothing to roll back to
     ├── GateError                    7   a gate said no; nothing was changed
-    └── EngineError                  8   an engine refused or is missing
+    ├── EngineError                  8   an engine refused or is missing
+    ├── StoreError                   9   a blob store refused or can't be reached
+    │   └── BlobMissingError         9   there is no blob of that key
+    ├── TrustError                  10   a release refused: unsigned, tampered, expired, replayed
+    └── pipelines: RegistryError    11   MLflow refused or can't be reached; nothing was decided
+                   SigningError     12   a signing key is missing, doesn't fit or isn't allowed
+                   FollowUpError    13   the decision stands; MLflow or the channel hasn't followed: reconcile
 
 Invariants: messages name the file, row or key, the value found and the remedy. Programming errors of ours are
 `assert`s and are not part of this tree.
@@ -76,6 +82,22 @@ class EngineError(StrikeforgeError):
     """An engine refused its model or input, or isn't installed."""
 
     exit_code = 8
+
+
+class StoreError(StrikeforgeError):
+    """A blob store refused: bad key, unknown scheme, a blob too large, no access, no answer."""
+
+    exit_code = 9
+
+
+class BlobMissingError(StoreError):
+    """There is no blob of that key."""
+
+
+class TrustError(StrikeforgeError):
+    """What a channel says can't be trusted; what is installed stays as it is."""
+
+    exit_code = 10
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -50,6 +50,7 @@ class Version:
     bundle: str
     registered: Event
     gated: Event | None = None  # the latest one
+    promoted: Event | None = None  # the latest one; a rollback goes back to what it names
     was_champion: bool = False
     retired: bool = False
 
@@ -152,8 +153,10 @@ def apply_event(state: State, event: Event) -> State:
         new = dataclasses.replace(old, gated=event)
     elif event.kind == "retired":
         new = dataclasses.replace(old, retired=True)
+    elif event.kind == "promoted":
+        new = dataclasses.replace(old, was_champion=True, promoted=event)
     else:
-        new = dataclasses.replace(old, was_champion=True)
+        new = old
     releases, fallbacks = state.releases, state.fallbacks
     if event.kind in ("promoted", "rolled_back"):
         releases = (*releases, Release(len(releases) + 1, event.version, event.bundle, event.kind, event.seq))

@@ -1,25 +1,32 @@
-"""A channel's bundle, found through the ledger and verified; and how the commands write to the terminal.
+"""The bundle a command works with, found and verified; and how the commands write to the terminal.
 
-In: a store's URL, a model, a channel. Out: `Released`.
-Invariant: a bundle is used only if the ledger's channel names it and every byte of it was verified.
+In: a folder that `strikeforge-host pull` filled, or, for development, a store; a model, a channel. Out: `Released`.
+Invariants: from a folder, the release that `current` names, whose signatures were checked when it was pulled; from a
+store, what the unsigned ledger names, and only if the person said so. Every byte of the bundle is verified either way.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from serving.blobstore import FolderStore, open_store
+from serving.blobstore import BlobStore, open_store
 from serving.bundle import Bundle, fetch_bundle, load_bundle
 from serving.demo import DEMO_CHAIN, DEMO_FILES, unpack_demo
-from serving.errors import BundleError, DataError
+from serving.errors import BundleError, DataError, TrustError
+from serving.folder_store import FolderStore
+from serving.installed import Installed, is_development, open_installed
 from serving.ledger import Ledger
 from serving.normal import Array
 from serving.tables import Market
+
+UNSIGNED = "from an unsigned store"
 
 
 @dataclass(frozen=True)
@@ -30,21 +37,45 @@ class Released:
     channel: str
     version: int
     release: int | None  # None for a challenger, which hasn't been released
+    expires_at: str | None = None  # UTC, TIME_FORMAT; None if it wasn't pulled, or doesn't expire
+    expired: bool = False
+    note: str = ""  # why nothing, or no more than somebody's development key, vouches for it
 
     def title(self) -> str:
         """One line that names it fully."""
         release = f"release {self.release}" if self.release is not None else "not released"
+        expiry = f", {'EXPIRED' if self.expired else 'expires'} {self.expires_at}" if self.expires_at else ""
+        note = f" ({self.note})" if self.note else ""
         return (
             f"{self.bundle.manifest.model} {self.channel}: {release}, version {self.version}, "
-            f"bundle {self.bundle.sha256}"
+            f"bundle {self.bundle.sha256}{expiry}{note}"
         )
 
 
-def resolve(store_url: str, model: str, channel: str, stack: ExitStack) -> Released:
-    """The channel's bundle: verified in place in a folder, else in a temporary copy."""
-    store = open_store(store_url)
-    if isinstance(store, FolderStore) and not store.root.is_dir():
-        raise DataError(f"store {store_url}: there is no such folder")
+def resolve(arguments: argparse.Namespace, stack: ExitStack) -> Released:
+    """What the arguments `--from` or `--store`, `--model`, `--channel` name; files stay until the stack unwinds."""
+    if arguments.folder is not None:
+        return _installed(arguments.folder, arguments.model, arguments.channel, stack)
+    if not arguments.development:
+        raise TrustError(
+            f"--store {arguments.store}: a store's ledger is unsigned, nothing vouches for what it names; pull the "
+            "signed release and use --from DIR, or say --development to try a store out"
+        )
+    return _unsigned(arguments.store, arguments.model, arguments.channel, stack)
+
+
+def _installed(directory: Path, model: str, channel: str, stack: ExitStack) -> Released:
+    found: Installed = open_installed(directory, model, channel, stack)
+    note = "signed with development keys" if found.signed and is_development(directory) else ""
+    return Released(
+        found.load(), channel, found.version, found.release, found.expires_at, found.expired(datetime.now(UTC)),
+        note if found.signed else UNSIGNED,
+    )  # fmt: skip
+
+
+def _unsigned(store_url: str, model: str, channel: str, stack: ExitStack) -> Released:
+    """The channel's bundle on the ledger's word: verified in place in a folder, else in a temporary copy."""
+    store = existing_store(store_url)
     state = Ledger(store, model).state()
     version = state.resolve(channel)
     if isinstance(store, FolderStore):
@@ -60,7 +91,24 @@ def resolve(store_url: str, model: str, channel: str, stack: ExitStack) -> Relea
             raise BundleError(f"bundle {version.bundle}: is of model {found!r}, not {model!r}")
     champion = state.champion
     released = champion.number if champion is not None and channel == "champion" else None
-    return Released(bundle, channel, version.version, released)
+    return Released(bundle, channel, version.version, released, note=UNSIGNED)
+
+
+def existing_store(store_url: str) -> BlobStore:
+    """The store of a URL; DataError for a folder that isn't there."""
+    store = open_store(store_url)
+    if isinstance(store, FolderStore) and not store.root.is_dir():
+        raise DataError(f"store {store_url}: there is no such folder")
+    return store
+
+
+def refuse_expired(released: Released) -> None:
+    """TrustError if hosts must not use the release any more."""
+    if released.expired:
+        raise TrustError(
+            f"{released.bundle.manifest.model} {released.channel}: release {released.release} expired at "
+            f"{released.expires_at}; strikeforge-host pull a newer one"
+        )
 
 
 def demo_of(bundle: Bundle) -> tuple[Market, Array]:

@@ -8,10 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pipelines.channel.publish import StoreChannel, open_channel
 from pipelines.register import Registered, register
 from pipelines.registry import Registry, open_registry
-from serving.blobstore import BlobStore, FolderStore
+from serving.blobstore import BlobStore
+from serving.folder_store import FolderStore
 from serving.ledger import Ledger, State
+from tests.pipelines.channel.desk import signing
 from tests.tiny_bundle import HASH, tiny_bundle
 
 LINEAGE = {"commit": "c" * 40, "dvc_lock_sha256": HASH}
@@ -40,6 +43,11 @@ class Desk:
         self.folder = folder
         self.store = store or FolderStore(folder / "store")
         self.registry = registry or open_registry(tracking_uri(folder))
+
+    @property
+    def channel(self) -> StoreChannel:
+        """Signed with development keys that lie in the folder."""
+        return open_channel(signing(self.folder / "keys"), self.store)
 
     def state(self) -> State:
         return Ledger(self.store, "tiny").state()

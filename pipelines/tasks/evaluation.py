@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 
+from pipelines.exam import Exam
 from pipelines.report import SanityBound
 
 IDENTITY = ["ts", "underlying", "root", "expiry", "strike", "right"]  # columns that name a quote
@@ -16,9 +17,11 @@ IDENTITY = ["ts", "underlying", "root", "expiry", "strike", "right"]  # columns 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """`predictions` as in pipelines/metrics.py; `tables` and `notes` for the report; `measures` for metrics.json."""
+    """`predictions` as in pipelines/metrics.py; `exam` asks released bytes the same (pipelines/exam.py); `tables` and
+    `notes` for the report; `measures` for metrics.json."""
 
     predictions: pl.DataFrame
+    exam: Exam
     figures: Mapping[str, Figure]
     captions: Mapping[str, str] = field(default_factory=dict)
     sanity: Sequence[SanityBound] = ()

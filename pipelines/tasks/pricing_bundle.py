@@ -17,6 +17,7 @@ import torch
 
 from models.pricing import PricingNet
 from pipelines.dataset import FeatureStore
+from pipelines.remote_data import local
 from pipelines.snapshots import read_history, read_snapshots
 from pipelines.tasks.contents import Arrays, Contents
 from pipelines.tasks.pricing import predict
@@ -127,7 +128,7 @@ def _path(store: FeatureStore, underlying: str, ts: np.datetime64, history: str 
     times, prices = mine["ts"].to_numpy(), mine["spot"].to_numpy()
     if history is not None:
         day = times[0].astype("datetime64[D]")
-        before = read_history(Path(history), times[0] - day)
+        before = read_history(local(history), times[0] - day)
         keep = before["ts"].to_numpy() < day.astype("datetime64[ns]")
         times = np.r_[before["ts"].to_numpy()[keep], times]
         prices = np.r_[before["price"].to_numpy()[keep], prices]

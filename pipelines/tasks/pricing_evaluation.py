@@ -22,6 +22,7 @@ from pipelines import intervals, plots
 from pipelines.baselines import SAME_FORWARD, predict_all
 from pipelines.config import Config
 from pipelines.dataset import FeatureStore
+from pipelines.exam_questions import pricing_exam
 from pipelines.fit import fit
 from pipelines.report import SanityBound
 from pipelines.shape_surfaces import shape_table, standard_predictors
@@ -44,8 +45,10 @@ def evaluate(cfg: Config, store: FeatureStore, trained: Trained) -> Evaluation:
     around = intervals.report(cfg, store, trained.unseen, predictions)
     predictors = standard_predictors(store, net)
     shape = shape_table(store, cfg.folder / "ingest" / "quotes.parquet", predictors, most=SHAPE_SNAPSHOTS)
+    exam = pricing_exam(cfg.folder / "features", store, predictions, priced_like_the_model=SAME_FORWARD)
     return Evaluation(
-        predictions=predictions, figures=plots.all_figures(predictions, attention_weights=attention(store, net)),
+        predictions=predictions, exam=exam,
+        figures=plots.all_figures(predictions, attention_weights=attention(store, net)),
         sanity=sanity_bounds(cfg, store, predictions), greeks=greeks_check(predictions),
         tables={**around.tables, SHAPE_TITLE: shape}, measures={**around.measures, "shape": shape.to_dicts()},
         notes=["IV in vol points. Prices use the discount last seen and the carried forward; the model's, and those of "

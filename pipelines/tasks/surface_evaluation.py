@@ -11,13 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from models.surface_vae import SurfaceVAE
 from pipelines import metrics, plots, plots_surface
-from pipelines.completion import alone, complete, draw_hidden, fit_blend
+from pipelines.completion import Blend, alone, complete, draw_hidden, fit_blend
 from pipelines.config import Config
 from pipelines.dataset import FeatureStore
+from pipelines.exam_questions import surface_exam
 from pipelines.plots_surface import CAPTIONS
 from pipelines.report import SanityBound
 from pipelines.surface_days import SurfaceDays
@@ -41,8 +43,10 @@ def evaluate(cfg: Config, store: FeatureStore, trained: Trained) -> Evaluation:
     own = trained.net
     assert isinstance(own, SurfaceVAE)
     net = torch_net(own)
-    predictions = {share: predict_table(store, net, share) for share in HIDDEN_SHARES}
+    blends = {share: fit_blend(store, net, share) for share in HIDDEN_SHARES}
+    predictions = {share: predict_table(store, net, share, blends[share]) for share in HIDDEN_SHARES}
     first = predictions[HIDDEN_SHARES[0]]
+    exam = surface_exam(store, first, list(_hidden(store, HIDDEN_SHARES[0]).values()), blends[HIDDEN_SHARES[0]])
     shares = pl.concat(
         pl.DataFrame([{"hidden": f"{100 * share:.0f} %", "predictor": name, "iv_rmse": score["iv_rmse"],
                        "quotes": score["rows"]} for name, score in metrics.scores(table).items()])
@@ -53,7 +57,7 @@ def evaluate(cfg: Config, store: FeatureStore, trained: Trained) -> Evaluation:
     found = detect(store, days, net, reference(own, store, days))
     regimes = regime_table(store, net)
     return Evaluation(
-        predictions=first, figures=_figures(store, net, first, found), captions=CAPTIONS,
+        predictions=first, exam=exam, figures=_figures(store, net, first, found), captions=CAPTIONS,
         sanity=sanity_bounds(store, net),
         tables={"Completion by share of quotes hidden: IV RMSE [vol points]": _side_by_side(shares),
                 "Faults found: area under the ROC curve, share flagged": found.table,
@@ -72,15 +76,13 @@ def evaluate(cfg: Config, store: FeatureStore, trained: Trained) -> Evaluation:
     )  # fmt: skip
 
 
-def predict_table(store: FeatureStore, net: SurfaceNet, share: float) -> pl.DataFrame:
+def predict_table(store: FeatureStore, net: SurfaceNet, share: float, blend: Blend) -> pl.DataFrame:
     """One row per hidden test quote: identity, labels, and a volatility and a price per predictor."""
     rows = test_rows(store)
-    places = [int(place) for place in store.places("test")]
-    hidden = {place: draw_hidden(_count(store, place), share, place) for place in places}
-    # rows.parquet is in order of time, then underlying: so is `places`
-    chosen = rows.filter(pl.Series(np.concatenate([hidden[place] for place in places])))
-    blend = fit_blend(store, net, share)
-    parts = [complete(store, place, net, hidden[place], blend) for place in places]
+    hidden = _hidden(store, share)
+    # rows.parquet is in order of time, then underlying: so are the places
+    chosen = rows.filter(pl.Series(np.concatenate(list(hidden.values()))))
+    parts = [complete(store, place, net, mask, blend) for place, mask in hidden.items()]
     volatilities = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     forward, strike, tau, discount, right = (
         chosen[name].to_numpy() for name in ("forward", "strike", "tau", "discount", "right_sign")
@@ -105,6 +107,12 @@ def net_alone(store: FeatureStore, net: SurfaceNet) -> pl.DataFrame:
         rows.append({"hidden": f"{100 * share:.0f} %", "predictor": "net alone",
                      "iv_rmse": float(np.sqrt(np.mean(miss**2))), "quotes": len(miss)})  # fmt: skip
     return pl.DataFrame(rows)
+
+
+def _hidden(store: FeatureStore, share: float) -> dict[int, npt.NDArray[np.bool_]]:
+    """Which rows of each test snapshot are hidden, by place, in order of time."""
+    places = [int(place) for place in store.places("test")]
+    return {place: draw_hidden(_count(store, place), share, place) for place in places}
 
 
 def _count(store: FeatureStore, place: int) -> int:
@@ -146,8 +154,8 @@ def _answer(store: FeatureStore, net: SurfaceNet, place: int) -> SurfaceAnswer:
 
 def sanity_bounds(store: FeatureStore, net: SurfaceNet) -> list[SanityBound]:
     """Without any quote of the date the net must be worse; with more of them (a fifth hidden) better."""
-    fewer = predict_table(store, net, 0.2)
-    blind = predict_table(store, net, 1.0)
+    fewer = predict_table(store, net, 0.2, fit_blend(store, net, 0.2))
+    blind = predict_table(store, net, 1.0, fit_blend(store, net, 1.0))
     errors = {name: metrics.scores(table)["model"]["iv_rmse"] for name, table in (("fewer", fewer), ("blind", blind))}
     return [
         SanityBound("every quote hidden", errors["blind"], "worse",

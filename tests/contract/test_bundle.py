@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import bundle as bundle_module
-from serving.blobstore import FolderStore
 from serving.bundle import Bundle, bundle_key, fetch_bundle, load_bundle, store_bundle, write_bundle
 from serving.canonical import canonical_json, sha256_hex
 from serving.errors import BundleError
+from serving.folder_store import FolderStore
 from serving.manifest import MANIFEST, parse_manifest
 from serving.npz import parse_npz
 from tests.tiny_bundle import npz_bytes, tiny_bundle

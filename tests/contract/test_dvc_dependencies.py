@@ -1,8 +1,8 @@
 """dvc.yaml names every module of ours that can change what a stage writes: else `dvc repro` keeps stale results.
 
 The import closure of each stage's file (imports inside functions too, and the modules a task is found by) must lie in
-its `deps`. Left out: what only talks (terminal, logs, errors), reads the configuration (its files are params) or
-records.
+its `deps`. Left out: what only talks (terminal, logs, errors), reads the configuration (its files are params), fetches
+(its bytes are checked) or records.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TALK = {
     *(f"pipelines/{name}.py" for name in ("__init__", "command", "config", "health", "lineage", "loggers", "progress")),
     *(f"serving/{name}.py" for name in ("__init__", "blobstore", "canonical", "errors", "events", "ledger")),
-    "pipelines/registry.py", "serving/problems.py", "serving/table_files.py",
+    "pipelines/registry.py", "pipelines/remote_data.py", "serving/problems.py", "serving/table_files.py",
 }  # fmt: skip
 FOUND_BY_NAME = {  # imported by importlib
     "ingest": ["pipelines/layouts/generic.py"],

@@ -24,12 +24,12 @@ from pipelines.tasks.surface import regime_names
 from pipelines.tasks.surface_bundle import surface_input, torch_net
 from pipelines.tasks.surface_evaluation import HIDDEN_SHARES
 from pipelines.trained import load_trained
-from serving.blobstore import FolderStore
 from serving.bundle import Bundle, load_bundle, store_bundle
 from serving.cli import main
 from serving.demo import unpack_demo
 from serving.engine import open_surface_engine
 from serving.errors import DataError, EngineError, run_command
+from serving.folder_store import FolderStore
 from serving.ledger import Ledger
 from serving.surface_grid import CELLS
 from serving.surface_host import inspect_chain
@@ -52,7 +52,7 @@ class Made:
     def host(self, *arguments: object) -> int:
         """Exit code of `strikeforge-host`."""
         command, *rest = arguments
-        told = [command, "--model", self.family, "--channel", "champion", "--store", self.store, *rest]
+        told = [command, "--model", self.family, "--channel", "champion", "--store", self.store, "--development", *rest]
         return run_command(main, [str(one) for one in told])
 
 

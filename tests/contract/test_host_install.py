@@ -1,4 +1,4 @@
-"""The host alone: installed into an empty environment it prices a bundle, and nothing heavy came along.
+"""The host alone: installed into an empty environment it pulls a release and prices, and nothing heavy came along.
 
 Slow: makes a virtual environment and installs from the package index. The sources are copied first, so that no build
 files appear in the work tree.
@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import serving
-from tests.serving.test_cli import MODEL, demo_store
+from tests.forged import MODEL, write_store
+from tests.serving.test_pull_cli import sealed_demo
 
 ROOT = Path(serving.__file__).parent.parent
 FORBIDDEN = (
@@ -68,20 +69,22 @@ def test_host_installs_alone_and_prices(tmp_path: Path, capsys: pytest.CaptureFi
     run(*pip, "install", "--upgrade", "pip", where=tmp_path)
     run(*pip, "install", *pinned, f"{copied_sources(tmp_path / 'sources')}[cpu]", where=tmp_path)
 
-    store = demo_store(tmp_path / "made")
+    files = sealed_demo(tmp_path, 1)
+    write_store(tmp_path / "store", files)
+    (tmp_path / "root.json").write_bytes(files["channel/1.root.json"])
     host = python.parent / "strikeforge-host"
-    out = run(
-        host, "price", "--model", MODEL, "--channel", "champion", "--store", store, "--demo", "--out", "out.csv",
-        where=tmp_path,
-    )  # fmt: skip
+    told = (host, "pull", "--model", MODEL, "--store", "store", "--root", "root.json", "--to", "releases")
+    assert "installed in" in run(*told, where=tmp_path)
+    assert "is installed already" in run(*told, where=tmp_path)
+    out = run(host, "price", "--model", MODEL, "--from", "releases", "--demo", "--out", "out.csv", where=tmp_path)
     assert "volatilities as expected" in out
     assert (tmp_path / "out.csv").exists()
     assert "engine ort: available" in run(host, "info", where=tmp_path)
-    assert "BROKEN" not in run(host, "inspect", "--model", MODEL, "--store", store, where=tmp_path)
+    assert "BROKEN" not in run(host, "inspect", "--model", MODEL, "--from", "releases", where=tmp_path)
 
     find = f"import importlib.util as u; print([n for n in {FORBIDDEN!r} if u.find_spec(n)])"
     assert run(python, "-c", find, where=tmp_path).strip() == "[]"
-    demo = ["price", "--model", MODEL, "--store", str(store), "--demo", "--out", "out.parquet"]
+    demo = ["price", "--model", MODEL, "--from", "releases", "--demo", "--out", "out.parquet"]
     asked = finished([str(host), *demo], tmp_path)
     assert asked.returncode == 3
     assert "strikeforge[parquet]" in asked.stderr

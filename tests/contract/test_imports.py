@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 import serving
+from tests import forged
 from tests.serving.test_cli import MODEL, demo_store
 from tests.serving.test_pricing import small_market
+from tests.serving.test_pull_cli import sealed_demo
 from tests.serving.test_tables import write_market
 
 HEAVY = (
@@ -86,9 +88,22 @@ def test_pricing_imports_only_its_engine_and_the_table_library_asked_for(tmp_pat
     store = demo_store(tmp_path)
     chain, path, now = write_market(tmp_path, small_market(6, anchors=False), suffix)
     modules, _ = modules_after(
-        run_main("price", "--model", MODEL, "--store", store, "--chain", chain, "--path", path, "--now", now,
-                 "--out", tmp_path / f"out{suffix}")
+        run_main("price", "--model", MODEL, "--store", store, "--development", "--chain", chain, "--path", path,
+                 "--now", now, "--out", tmp_path / f"out{suffix}")
     )  # fmt: skip
     assert (tmp_path / f"out{suffix}").exists()
     assert not modules & set(HEAVY)
     assert modules & set(OPTIONAL) == ({"onnxruntime"} if suffix == ".csv" else {"onnxruntime", "pyarrow"})
+
+
+def test_pulling_imports_the_trust_library_pricing_what_was_pulled_doesnt(tmp_path: Path) -> None:
+    files = sealed_demo(tmp_path, 1)
+    store = forged.write_store(tmp_path / "store", files)
+    (tmp_path / "root.json").write_bytes(files["channel/1.root.json"])
+    to, model = tmp_path / "host", ("--model", forged.MODEL)
+    modules, _ = modules_after(run_main("pull", *model, "--store", store, "--root", tmp_path / "root.json", "--to", to))
+    assert "tuf" in modules
+    assert not modules & {*HEAVY, *OPTIONAL}
+    modules, _ = modules_after(run_main("price", *model, "--from", to, "--demo", "--out", tmp_path / "out.csv"))
+    assert modules & set(OPTIONAL) == {"onnxruntime"}
+    assert not modules & {*HEAVY, "tuf", "securesystemslib", "cryptography"}

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from serving.blobstore import FolderStore
 from serving.canonical import canonical_json, sha256_hex
 from serving.errors import LedgerError
 from serving.events import EVENT_FIELDS, Event, event_key, parse_event
+from serving.folder_store import FolderStore
 from serving.ledger import GENESIS, Ledger, LedgerRaceError, State, fold
 
 MODEL = "tiny"

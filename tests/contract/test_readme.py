@@ -89,7 +89,7 @@ def test_a_second_repro_runs_no_stage_and_registers_nothing(reproduced: tuple[Pa
 @pytest.mark.slow
 def test_promote_price_tamper_and_roll_back(reproduced: tuple[Path, str]) -> None:
     folder, _ = reproduced
-    price = "strikeforge-host price --model pricing_lstm --channel champion --store store --demo --out prices.csv"
+    price = "strikeforge-host price --model pricing_lstm --store store --development --demo --out prices.csv"
     command(folder, price, expect=6)  # nothing is champion yet
     assert "champion" in command(folder, "python -m pipelines.promote model=pricing_lstm version=1")
     printed = command(folder, price)

@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 from pipelines.config import load_operation
 from pipelines.register import register
 from pipelines.registry import open_registry
-from serving.blobstore import FolderStore
 from serving.errors import ConfigError
 from serving.events import Event
+from serving.folder_store import FolderStore
 from serving.ledger import Ledger, State
 from tests.pipelines import market
 from tests.tiny_bundle import tiny_bundle

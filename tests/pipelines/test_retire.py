@@ -15,8 +15,8 @@ from pipelines.promote import promote
 from pipelines.registry import Registry
 from pipelines.retire import Retirement
 from pipelines.rollback import rollback
-from serving.blobstore import FolderStore
 from serving.errors import LedgerError
+from serving.folder_store import FolderStore
 from serving.ledger import Ledger, LedgerRaceError
 from tests.tiny_registry import Desk, tracking_uri
 
@@ -27,14 +27,18 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def retired(desk: Desk, version: int, reason: str = "stale", **other: Any) -> Retirement:
-    arguments: dict[str, Any] = {"store": desk.store, "registry": desk.registry, "by": "me", **other}
+    arguments: dict[str, Any] = {
+        "store": desk.store, "registry": desk.registry, "channel": desk.channel, "by": "me", **other,
+    }  # fmt: skip
     return retire.retire(model="tiny", version=version, reason=reason, **arguments)
 
 
 def champions(desk: Desk, count: int) -> None:
     for seed in range(1, count + 1):
         desk.register(seed)
-        promote(model="tiny", version=seed, store=desk.store, registry=desk.registry, gates=(), by="ci")
+        promote(
+            model="tiny", version=seed, store=desk.store, registry=desk.registry, channel=desk.channel, gates=(), by="ci"
+        )
 
 
 def kinds(desk: Desk) -> list[str]:
@@ -51,7 +55,9 @@ def test_a_retired_version_is_gone_for_good(desk: Desk) -> None:
         "retired", 2, done.bundle_sha256, "stale", "me",
     )  # fmt: skip
     assert desk.store.list(f"bundles/{done.bundle_sha256}/")  # what it priced can still be looked at
-    everybody: dict[str, Any] = {"model": "tiny", "store": desk.store, "registry": desk.registry, "by": "me"}
+    everybody: dict[str, Any] = {
+        "model": "tiny", "store": desk.store, "registry": desk.registry, "channel": desk.channel, "by": "me",
+    }  # fmt: skip
     with pytest.raises(LedgerError, match="version 2 is retired"):
         promote(version=2, gates=(), **everybody)
     with pytest.raises(LedgerError, match="is retired"):
@@ -114,7 +120,10 @@ def test_whoever_was_first_is_named(desk: Desk) -> None:
 
     class Overtaken(FolderStore):
         def put_if_absent(self, key: str, data: bytes) -> bool:
-            rollback(model="tiny", reason="bad", store=desk.store, registry=desk.registry, by="the faster one")
+            rollback(
+                model="tiny", reason="bad", store=desk.store, registry=desk.registry, channel=desk.channel,
+                by="the faster one",
+            )  # fmt: skip
             return super().put_if_absent(key, data)
 
     with pytest.raises(LedgerRaceError, match="the faster one wrote it meanwhile"):

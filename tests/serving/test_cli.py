@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from serving.blobstore import FolderStore
 from serving.bundle import Bundle, store_bundle
 from serving.cli import main
 from serving.demo import pack_demo
@@ -22,6 +21,7 @@ from serving.engine import open_engine
 from serving.engines import ort
 from serving.errors import run_command
 from serving.features import CONTRACT_FEATURES
+from serving.folder_store import FolderStore
 from serving.ledger import Ledger
 from serving.tables import CHAIN_COLUMNS, Market
 from tests.contract.test_engines import small_bundle
@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def price(store: Path, *rest: object) -> int:
-    return run(("price", "--model", MODEL, "--channel", "champion", "--store", store, *rest))
+    return run(("price", "--model", MODEL, "--channel", "champion", "--store", store, "--development", *rest))
 
 
 def run(arguments: tuple[object, ...]) -> int:
@@ -173,7 +173,7 @@ def test_tampered_bundle_is_refused_by_name(
 ) -> None:  # fmt: skip
     damage(bundle_folder(store))
     rest = ("--demo", "--out", tmp_path / "out.csv") if command == "price" else ()
-    assert run((command, "--model", MODEL, "--store", store, *rest)) == 5
+    assert run((command, "--model", MODEL, "--store", store, "--development", *rest)) == 5
     caught = capsys.readouterr()
     assert named in caught.err
     assert caught.out == ""
@@ -181,11 +181,11 @@ def test_tampered_bundle_is_refused_by_name(
 
 
 def test_missing_bundle_ledger_model_and_store(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    inspect = ("inspect", "--store", store)
+    inspect = ("inspect", "--development", "--store", store)
     assert run((*inspect, "--model", MODEL, "--channel", "challenger")) == 6
     assert run((*inspect, "--model", "other")) == 6
     assert run((*inspect, "--model", "No such name!")) == 6
-    assert run(("inspect", "--store", tmp_path / "nowhere", "--model", MODEL)) == 3
+    assert run(("inspect", "--development", "--store", tmp_path / "nowhere", "--model", MODEL)) == 3
     event = store / "ledger" / MODEL / "00000002.json"
     event.write_bytes(event.read_bytes().replace(b"true", b"null"))
     assert run((*inspect, "--model", MODEL)) == 6
@@ -198,7 +198,7 @@ def test_missing_bundle_ledger_model_and_store(store: Path, tmp_path: Path, caps
 def test_bundle_that_isnt_there(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = bundle_folder(store)
     folder.rename(store / "elsewhere")
-    assert run(("inspect", "--model", MODEL, "--store", store)) == 5
+    assert run(("inspect", "--model", MODEL, "--store", store, "--development")) == 5
     assert folder.name in capsys.readouterr().err
 
 
@@ -251,7 +251,7 @@ def test_bundle_without_a_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ledger = Ledger(store, MODEL)
     state = ledger.append(ledger.state(), "registered", version=1, bundle=bundle.sha256, by="test")
     ledger.append(state, "gated", version=1, bundle=bundle.sha256, by="test", details={"passed": True})
-    arguments = ("--model", MODEL, "--channel", "challenger", "--store", tmp_path / "store")
+    arguments = ("--model", MODEL, "--channel", "challenger", "--store", tmp_path / "store", "--development")
     assert run(("price", *arguments, "--demo", "--out", tmp_path / "out.csv")) == 5
     assert "holds no demo; give --chain, --path and --now" in capsys.readouterr().err
     assert run(("inspect", *arguments)) == 0
@@ -262,7 +262,7 @@ def test_bundle_without_a_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_inspect_verifies_and_recomputes(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(("inspect", "--model", MODEL, "--store", made)) == 0
+    assert run(("inspect", "--model", MODEL, "--store", made, "--development")) == 0
     out = capsys.readouterr().out
     for text in (
         bundle_folder(made).name, "window of 5 steps, 2 member(s)",
@@ -280,7 +280,7 @@ def test_inspect_tells_broken_parity(tmp_path: Path, capsys: pytest.CaptureFixtu
     ledger = Ledger(store, MODEL)
     state = ledger.append(ledger.state(), "registered", version=1, bundle=bundle.sha256, by="test")
     ledger.append(state, "gated", version=1, bundle=bundle.sha256, by="test", details={"passed": True})
-    arguments = ("--model", MODEL, "--channel", "challenger", "--store", tmp_path / "store")
+    arguments = ("--model", MODEL, "--channel", "challenger", "--store", tmp_path / "store", "--development")
     assert run(("inspect", *arguments)) == 8
     caught = capsys.readouterr()
     assert "golden context" in caught.out

@@ -1,0 +1,121 @@
+"""Kill points where store and MLflow are servers: SIGKILL before a request gets there, and before its answer is back.
+
+In: scenes, a cloud's store, MLflow's server. Out: one `Point` per kill, as in chaos_kills.py. A first run through the
+proxies counts the requests that write, to store and MLflow together; each is then killed at twice.
+Invariants: every kill begins with a store of its own, filled with the scene's bytes, and with the scene's MLflow
+database; checks speak to the servers directly; a kill that didn't happen where it should is an error, not a pass.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from benchmarks.chaos_clouds import Cloud
+from benchmarks.chaos_kills import Point, spread, told
+from benchmarks.chaos_places import Place
+from benchmarks.chaos_proxy import Proxy, Trap, mlflow_writes, store_writes
+from benchmarks.chaos_scenes import Scene
+from benchmarks.chaos_seeds import Blobs, blobs_of, seed
+from benchmarks.chaos_worker import ForkServer
+from tests import shared_mlflow
+from tests.tiny_registry import tracking_uri
+
+HOST_FOLDERS = ("keys", "host")
+
+
+@dataclass
+class Wire:
+    """The servers with a proxy in front of each, and one trap for both."""
+
+    cloud: Cloud
+    mlflow: str
+    database: Path
+    trap: Trap
+    store_proxy: Proxy
+    mlflow_proxy: Proxy
+
+    def place(self, scene: Scene, folder: Path, blobs: Blobs, database: Path) -> Place:
+        """A place with this content, in a new store; its MLflow is the server's, which holds one place at a time."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in HOST_FOLDERS:
+            if (scene.place.folder / name).is_dir():
+                shutil.copytree(scene.place.folder / name, folder / name, symlinks=True)
+        place = Place(folder, self.cloud.new_store(), self.mlflow)
+        seed(place.store, blobs)
+        copy_database(database, self.database)
+        return place
+
+    def act(self, server: ForkServer, scene: Scene, place: Place, kill_at: int = 0, *, after: bool = False) -> bool:
+        """The act through the proxies; whether it was killed."""
+        self.trap.reset(kill_at, after=after)
+        through = Place(place.folder, place.store_url, self.mlflow_proxy.url)
+        environment = self.cloud.environment(self.store_proxy.url)
+
+        def started(process: int) -> None:
+            self.trap.client = process
+
+        ended = server.call("benchmarks.chaos_acts:act", scene.name, through, environment, started=started)
+        if ended.error or ended.late:
+            raise RuntimeError(f"{scene.name}: {ended.words()}")
+        return ended.killed
+
+
+class Wired(ExitStack):
+    """Starts what a `Wire` needs and stops it at the end of the block."""
+
+    def __init__(self, cloud: Cloud, folder: Path) -> None:
+        super().__init__()
+        self.cloud, self.folder = cloud, folder
+        self.wire: Wire
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.folder.mkdir(parents=True)
+        database = tracking_uri(self.folder)
+        server = self.enter_context(shared_mlflow.running(self.folder, database, str(self.folder / "artifacts")))
+        trap = Trap()
+        proxies = [
+            self.enter_context(Proxy(target, writes, trap))
+            for target, writes in ((self.cloud.endpoint, store_writes), (server.uri, mlflow_writes))
+        ]
+        self.wire = Wire(self.cloud, server.uri, self.folder / "mlflow.db", trap, *proxies)
+        return self
+
+
+def run_remote_kills(server: ForkServer, scene: Scene, wire: Wire, work: Path, share: float) -> Iterator[Point]:
+    """The kill points of a scene, or this share of them, evenly spread."""
+    blobs = blobs_of(scene.place.store)
+    begin = scene.place.folder / "mlflow.db"
+    wire.act(server, scene, wire.place(scene, work / "recorded", blobs, begin))
+    writes = list(wire.trap.writes)
+    points = [(number, after) for number in range(1, len(writes) + 1) for after in (False, True)]
+    for number, after in spread(points, share):
+        place = wire.place(scene, work / "left", blobs, begin)
+        where = f"{'after' if after else 'before'} request {number} of {len(writes)}, {_named(writes[number - 1])}"
+        if not wire.act(server, scene, place, number, after=after):
+            raise RuntimeError(f"{scene.name}: should have been killed {where}")
+        left = blobs_of(place.store)
+        copy_database(wire.database, work / "left.db")
+        repair = server.call("benchmarks.chaos_checks:check_repair", place, scene.before, scene.after)
+        again = wire.place(scene, work / "again", left, work / "left.db")
+        repeat = server.call("benchmarks.chaos_checks:check_again", scene.name, again, scene.after)
+        yield Point(scene.name, where, (*told(repair), *told(repeat)))
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Replace an SQLite database, also under a server that has it open, in one transaction."""
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
+def _named(write: str) -> str:
+    """A request without what differs in every run."""
+    method, _, path = write.partition(" ")
+    return f"{method} {path.partition('?')[0]}"

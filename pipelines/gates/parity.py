@@ -1,0 +1,82 @@
+"""Parity: every engine there is answers like the trained net, on the golden vectors and on the exam's real features.
+
+In: the stored bundle, its golden vectors, the exam with the trained net's own answers. Every back end of
+serving/engine.py that computes and can run here is asked, in every way the bundle holds a file for (the `window` file,
+the `step` file run over the window from zero state). Tolerances are the manifest's. Engines that can't run here are
+named; those of `required` must run. `value` is the largest difference in units of what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipelines.config import CLOSED
+from pipelines.gate_context import GateContext, GateOutcome
+from pipelines.parity import SEMANTICS_OF_ROLE, ParityCheck, recompute
+from serving.bundle import Bundle
+from serving.engine import BACKENDS, IV_TOLERANCE, SURFACE_TOLERANCE, tolerance_of, unavailable_engines
+from serving.errors import DataError
+
+NAME = "parity"
+NOT_COMPUTING = ("null",)  # answers zeros, to measure overhead
+SURFACE_BACKENDS = ("ort",)  # those `open_surface_engine` has
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Settings:
+    """`required`: engines without whose comparison nothing is promoted."""
+
+    required: tuple[str, ...] = Field(default=("ort",), min_length=1)
+
+
+def check(context: GateContext, settings: Settings) -> GateOutcome:
+    """See the module."""
+    bundle = context.bundle()
+    backends = SURFACE_BACKENDS if bundle.manifest.task == "surface" else BACKENDS
+    why_not = unavailable_engines()
+    computing = [name for name in backends if name not in NOT_COMPUTING]
+    running = [name for name in computing if why_not[name] is None]
+    if lacking := [name for name in settings.required if name not in running]:
+        reasons = "; ".join(
+            f"{name}: {why_not.get(name) or 'there is no such engine for this model'}" for name in lacking
+        )
+        raise DataError(f"required engines that can't run here: {reasons}")
+    checks = [one for backend in running for one in compare(context, bundle, backend)]
+    worst = max(checks, key=lambda one: one.excess)
+    failed = [one for one in checks if one.excess > 1.0]
+    message = "; ".join(
+        f"{one.name} differs by {one.difference:.3g}, allowed {one.tolerance:.3g}" for one in failed or [worst]
+    )
+    skipped = [f"{name} not asked: {why_not[name]}" for name in computing if name not in running]
+    listed = [{"name": one.name, "difference": one.difference, "tolerance": one.tolerance} for one in checks]
+    figures = {"checks": listed, "not_here": skipped}
+    value = worst.excess if math.isfinite(worst.excess) else None
+    return GateOutcome(NAME, not failed, value, 1.0, "; ".join([message, *skipped]), figures)
+
+
+def compare(context: GateContext, bundle: Bundle, backend: str) -> list[ParityCheck]:
+    """One engine against the golden vectors and the exam's answers."""
+    from pipelines.exam_answers import answer
+
+    golden = [
+        ParityCheck(f"{backend}: {one.name}", one.difference, one.tolerance) for one in recompute(bundle, backend)
+    ]
+    wanted = context.exam.rows["answer"].astype(np.float64)
+    if bundle.manifest.task == "surface":
+        found = {"": answer(bundle, context.exam, backend=backend)}
+        tolerance = tolerance_of(bundle, SURFACE_TOLERANCE)
+    else:
+        roles = [role for role in SEMANTICS_OF_ROLE if all(role in member.files for member in bundle.manifest.members)]
+        found = {f" ({role})": answer(bundle, context.exam, backend=backend, semantics=SEMANTICS_OF_ROLE[role])
+                 for role in roles}  # fmt: skip
+        tolerance = tolerance_of(bundle, IV_TOLERANCE)
+    return golden + [_distance(f"{backend}: exam{way}", values, wanted, tolerance) for way, values in found.items()]
+
+
+def _distance(name: str, found: np.ndarray, wanted: np.ndarray, tolerance: float) -> ParityCheck:
+    difference = float(np.max(np.abs(found - wanted)))
+    return ParityCheck(name, difference if math.isfinite(difference) else math.inf, tolerance)
