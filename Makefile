@@ -142,6 +142,9 @@ refresh: $(INSTALLED)  ## re-sign what of the channel expires soon: [STORE= SIGN
 channel: $(INSTALLED)  ## the channel's roles, keys and expiries: [STORE= SIGNING=]
 	@python -m pipelines.channel.status $(call told,storage.url,STORE) $(CHOSEN)
 
+mlflow-server: $(INSTALLED)  ## MLflow for several machines (docs/storage.md): [MLFLOW_BACKEND_STORE_URI= MLFLOW_ARTIFACTS_DESTINATION= ARGS=]
+	@deploy/mlflow/serve $(ARGS)
+
 preflight:  ## what a workflow checks first: STORE= and TRACKING= are given, and this machine sees the store
 	@for name in STRIKEFORGE_STORE STRIKEFORGE_TRACKING; do \
 	  test -n "$${!name:-}" || { echo "error: $$name isn't set: set the repository variable (docs/operations.md)"; exit 2; }; \

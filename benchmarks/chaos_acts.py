@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,13 +21,14 @@ from benchmarks.chaos_defects import DEFECTS
 from benchmarks.chaos_hosts import pull_or_fail
 from benchmarks.chaos_places import ENVIRONMENT, MODEL, Place
 from benchmarks.chaos_trace import Mode, arm, disarm
+from pipelines import promote as promoting
+from pipelines import reconcile as reconciling
+from pipelines import rollback as rolling_back
 from pipelines.channel.publish import Channel
 from pipelines.errors import FollowUpError
-from pipelines.promote import promote
-from pipelines.reconcile import reconcile
 from pipelines.register import register
 from pipelines.registry import open_registry
-from pipelines.rollback import rollback
+from serving.blobstore import open_store
 from serving.errors import StoreError
 from tests.tiny_bundle import tiny_bundle
 from tests.tiny_registry import LINEAGE, metrics, tracking_uri
@@ -69,20 +72,20 @@ def add_version(place: Place, seed: int) -> None:
 
 def do_promote(place: Place, version: int, channel: Channel | None = None) -> Any:
     """As the command does it; integrity and parity are asked."""
-    return promote(
+    return promoting.promote(
         model=MODEL, version=version, store=place.store, registry=place.registry, channel=channel or place.channel,
         gates=(), by=OPERATOR, reason=REASON, approve_by="risk",
     )  # fmt: skip
 
 
 def do_rollback(place: Place) -> Any:
-    return rollback(
+    return rolling_back.rollback(
         model=MODEL, reason=REASON, store=place.store, registry=place.registry, channel=place.channel, by=OPERATOR
     )
 
 
 def do_reconcile(place: Place) -> Any:
-    return reconcile(MODEL, place.store, place.registry, place.channel)
+    return reconciling.reconcile(MODEL, place.store, place.registry, place.channel)
 
 
 def do_pull(place: Place) -> Any:
@@ -173,8 +176,9 @@ def traced(name: str, place: Place, mode: Mode, stop_at: int, log: Path | None, 
 
 
 def warm_up() -> None:
-    """Import what an act imports, so that forked processes needn't."""
-    import tempfile
-
+    """Import what acts import, SDKs included, so that forked processes needn't."""
     with tempfile.TemporaryDirectory() as folder:
-        open_registry(f"sqlite:///{folder}/mlflow.db")
+        open_registry(f"sqlite:///{folder}/mlflow.db").aliases(MODEL)
+    for url in ("s3://chaos", "gs://chaos", "az://chaos"):
+        with suppress(StoreError):  # without credentials; the SDK is imported by then
+            open_store(url)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from benchmarks.chaos_acts import STORIES, do_reconcile
+from benchmarks.chaos_defects import DEFECTS
 from benchmarks.chaos_hosts import Seen, fresh_host, installed, pull
 from benchmarks.chaos_places import ENVIRONMENT, MODEL, Place
 from pipelines.reconcile import alias_aims
@@ -55,9 +56,14 @@ def facts(place: Place) -> Facts:
     )
 
 
-def check_repair(place: Place, before: Facts, after: Facts) -> list[str]:
-    """Everything wrong with what a disturbed act left behind, and with what `reconcile` then makes of it."""
+def check_repair(place: Place, before: Facts, after: Facts, plant: str = "") -> list[str]:
+    """Everything wrong with what a disturbed act left behind, and with what `reconcile` then makes of it.
+
+    `plant` names a defect that this process has.
+    """
     os.environ.update(ENVIRONMENT)
+    if plant:
+        DEFECTS[plant]()
     problems = [*_hosts_before_repair(place, before, after), *_lost(place, before)]
     try:
         do_reconcile(place)

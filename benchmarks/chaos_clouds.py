@@ -17,7 +17,11 @@ from urllib.parse import urlsplit
 from tests import servers
 
 KINDS = ("folder", "s3", "gcs", "azure")
-FORGOTTEN = ("AWS_", "GOOGLE_", "GCLOUD_", "CLOUDSDK_", "STORAGE_EMULATOR_", "API_ENDPOINT_OVERRIDE", "AZURE_")
+FORGOTTEN = {  # settings of the person's own accounts
+    "s3": ("AWS_",),
+    "gcs": ("GOOGLE_", "GCLOUD_", "CLOUDSDK_", "STORAGE_EMULATOR_", "API_ENDPOINT_OVERRIDE"),
+    "azure": ("AZURE_",),
+}
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,16 @@ class Cloud:
 
 @contextmanager
 def cloud(kind: str, folder: Path) -> Iterator[Cloud]:
-    """A store's server until the block ends; this process's environment leads to it meanwhile."""
+    """A store's server until the block ends; this process's environment leads to it from now on."""
     if kind == "folder":
         yield Cloud(kind, "", str(folder), lambda endpoint: {})
         return
-    kept = dict(os.environ)
     for name in list(os.environ):
-        if name.startswith(FORGOTTEN):
+        if name.startswith(FORGOTTEN[kind]):
             del os.environ[name]
-    try:
-        with {"s3": _s3, "gcs": _gcs, "azure": _azure}[kind]() as found:
-            os.environ.update(found.environment(found.endpoint))
-            yield found
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
+    with {"s3": _s3, "gcs": _gcs, "azure": _azure}[kind]() as found:
+        os.environ.update(found.environment(found.endpoint))
+        yield found
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pipelines.channel.publish import Channel, open_channel
@@ -42,11 +43,11 @@ class Place:
 
     @property
     def store(self) -> BlobStore:
-        return open_store(self.store_url)
+        return _store(self.store_url)
 
     @property
     def registry(self) -> Registry:
-        return lazy_registry(self.tracking_uri)
+        return _registry(self.tracking_uri)
 
     @property
     def channel(self) -> Channel:
@@ -64,6 +65,16 @@ def signing(folder: Path) -> SigningConfig:
         kind="development", folder=str(folder), root_days=365.0, targets_days=180.0, model_days=30.0,
         snapshot_days=7.0, timestamp_days=2.0, release_days=30.0,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=4)  # clients of clouds take a tenth of a second to make
+def _store(url: str) -> BlobStore:
+    return open_store(url)
+
+
+@lru_cache(maxsize=4)
+def _registry(uri: str) -> Registry:
+    return lazy_registry(uri)
 
 
 def copy_local(source: Place, target: Place) -> Place:

@@ -38,18 +38,18 @@ def run_cuts(server: ForkServer, scene: Scene, work: Path, share: float, plant: 
 
 
 def run_kills_then_cut(server: ForkServer, scene: Scene, work: Path, share: float) -> Iterator[Point]:
-    """Kill before a write, do the act again, cut the power: this share of the writes, evenly spread."""
+    """Kill after a write, before anything is synced; act again; cut the power: this share of the writes, spread."""
     place = _fresh(scene, work / "recorded")
     operations = _run(server, scene, place, Mode.RECORD, 0, work / "log", "")
     writes = [each for each in operations if each.kind is not Kind.SYNC and not _within_mlflow(each, place)]
     for write in spread(writes, share):
         place = _fresh(scene, work / "recorded")
         disk = Disk(place.folder)
-        for mode, stop_at in ((Mode.BEFORE, write.number), (Mode.RECORD, 0)):
+        for mode, stop_at in ((Mode.AFTER, write.number), (Mode.RECORD, 0)):
             for operation in _run(server, scene, place, mode, stop_at, work / "log", ""):
                 disk.apply(operation)
         for name, tree in disk.worst():
-            where = f"killed before {_what(write, place)}, typed again, then cut, {name}"
+            where = f"killed after {_what(write, place)}, typed again, then cut, {name}"
             yield _point(server, scene, work, where, tree, place, reported=True)
 
 

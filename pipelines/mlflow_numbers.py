@@ -49,7 +49,8 @@ def _take(client: MlflowClient, name: str, mine: str) -> None:
         try:
             client.create_registered_model(name, tags={HOLDER_TAG: mine})
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            # the second: MLflow found the name taken and, looking who has it, already free again
+            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
                 raise
         else:
             return

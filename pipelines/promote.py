@@ -92,7 +92,9 @@ def promote(
     if failing:
         lines = [f"  - {outcome.name}: {outcome.message}" for outcome in failing]
         raise GateError(f"{model}: version {version} isn't promoted; failing gates:\n" + "\n".join(lines))
-    message = f"{model}: version {version} passes {len(gated.outcomes)} gates"
+    message = f"{model}: version {version} passes {len(gated.outcomes) - len(gated.not_asked)} gates"
+    if gated.not_asked:
+        message += f" (NOT ASKED: {', '.join(gated.not_asked)})"
     if dry_run:
         message += "; dry run, nothing written"
         return Promotion(

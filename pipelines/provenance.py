@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.lineage import LOCAL_BUILDER
+from pipelines.stored import stored_manifest
 from serving.blobstore import BlobStore
 from serving.bundle import bundle_key
 from serving.canonical import canonical_json, is_sha256, parse_canonical, sha256_hex
-from serving.errors import BundleError, StoreError, TrustError
+from serving.errors import StoreError, TrustError
 from serving.events import Event
 from serving.ledger import State
-from serving.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from serving.manifest import MANIFEST, Manifest
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -48,7 +49,7 @@ def store_provenance(store: BlobStore, state: State, version: int, *, gate_repor
     LedgerError if the version isn't registered; BundleError if the store's manifest isn't the registered one.
     """
     registered = state.known(version).registered
-    raw = statement(registered, _manifest(store, registered.bundle), gate_report_sha256=gate_report)
+    raw = statement(registered, stored_manifest(store, registered.bundle), gate_report_sha256=gate_report)
     sha256 = sha256_hex(raw)
     key = provenance_key(sha256)
     if not store.put_if_absent(key, raw) and store.get(key, max_bytes=MAX_STATEMENT_BYTES) != raw:
@@ -120,13 +121,6 @@ def check_statement(
         if reports.get(f"gate-reports/{gate_report}.json") != gate_report:
             raise TrustError(f"provenance: doesn't name gate report {gate_report}; byproducts are {sorted(reports)}")
     return value
-
-
-def _manifest(store: BlobStore, bundle_sha256: str) -> Manifest:
-    raw = store.get(bundle_key(bundle_sha256, MANIFEST), max_bytes=MAX_MANIFEST_BYTES)
-    if (found := sha256_hex(raw)) != bundle_sha256:
-        raise BundleError(f"{bundle_key(bundle_sha256, MANIFEST)}: sha256 is {found}; the store was tampered with")
-    return parse_manifest(raw)
 
 
 def _subjects(bundle_sha256: str, manifest: Manifest) -> dict[str, str]:

@@ -48,7 +48,8 @@ class Reconciled:
         """One line, and one for each change."""
         done = [*self.published, *(f"MLflow: version {number} made again" for number in self.restored)]
         done += [f"alias {change}" for change in self.changed]
-        head = f"{self.model}: event {self.seq}, champion {_version(self.champion)}, challenger {_version(self.challenger)}; "
+        roles = f"champion {_version(self.champion)}, challenger {_version(self.challenger)}"
+        head = f"{self.model}: event {self.seq}, {roles}; "
         if not done:
             return head + "channel and MLflow agree with it"
         return "\n  ".join([head + ("would change (dry run, nothing written):" if self.dry_run else "changed:"), *done])

@@ -76,6 +76,8 @@ def fetch(
     try:
         with folder_lock(_made(cache), ".lock"):
             return _fetch(wanted, cache)
+    except StoreError as error:  # a store's names the object only
+        raise error if wanted.url in str(error) else type(error)(f"{wanted.url}: {error}") from error
     except OSError as error:
         raise StoreError(
             f"{wanted.url}: can't be kept in {cache}: {error.strerror or error}; make room, or name another folder in "

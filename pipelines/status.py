@@ -1,8 +1,8 @@
 """What an operator asks first: who is champion, who could follow, what is there to go back to, what happened last.
 
-Data in: the ledger and the gate reports of a model. Data out: `Status`, and its text of plain lines. Invariants:
-nothing is written, MLflow isn't asked (its aliases are derived: pipelines/reconcile.py); whatever people typed is
-shown with unprintable characters escaped, so a reason can neither end a line nor colour a terminal.
+Data in: the ledger and the gate reports of a model, the signed channel. Data out: `Status`, and its text of plain
+lines. Invariants: nothing is written, MLflow isn't asked (its aliases are derived: pipelines/reconcile.py); a channel
+that can't be read is told, not fatal; whatever people typed is shown harmless (pipelines/plain_text.py).
 
 Run: python -m pipelines.status model=M
 """
@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.config import Operation
+from pipelines.gate_report import report_key
 from pipelines.gates import MODEL_PREDICTOR
-from pipelines.promote import report_key
+from pipelines.plain_text import HASH_SHOWN, printable, table
 from serving.blobstore import BlobStore, open_store
-from serving.errors import BlobMissingError, LedgerError
+from serving.errors import BlobMissingError, LedgerError, StrikeforgeError
 from serving.events import Event
 from serving.ledger import Ledger, State, Version, fold
 
+if TYPE_CHECKING:
+    from pipelines.channel.publish import Channel
+
 EVENTS_SHOWN = 10
-HASH_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Status:
     events: tuple[Event, ...]  # the latest, oldest first
     gated: int | None  # the version gated last
     outcomes: tuple[str, ...]  # its gates, one line each
+    channel: tuple[str, ...]  # how the signed channel stands to the ledger
 
     @property
     def message(self) -> str:
@@ -64,8 +68,9 @@ class Status:
             f"{self.model}: champion {_version(self.champion)}{release}; challenger {_version(self.challenger)}; "
             f"a rollback would go to {_version(self.rollback_target)}",
             f"{self.store}, event {self.seq}, head {self.head}",
+            *(f"signed channel: {printable(line)}" for line in self.channel),
             "",
-            *_table(
+            *table(
                 ("version", "role", "test error", "gates", "bundle", "registered"),
                 [
                     (
@@ -93,8 +98,8 @@ class Status:
         return "\n".join(lines)
 
 
-def status(model: str, store: BlobStore) -> Status:
-    """Read the ledger; LedgerError if there is none, or if it is broken."""
+def status(model: str, store: BlobStore, channel: Channel) -> Status:
+    """Read ledger and channel; LedgerError if there is no ledger, or if it is broken."""
     ledger = Ledger(store, model)
     events = ledger.events()
     state = fold(model, events)
@@ -114,7 +119,19 @@ def status(model: str, store: BlobStore) -> Status:
         events=tuple(events[-EVENTS_SHOWN:]),
         gated=gated.version if gated else None,
         outcomes=_outcomes(gated, store) if gated else (),
+        channel=_channel_lines(state, channel),
     )
+
+
+def _channel_lines(state: State, channel: Channel) -> tuple[str, ...]:
+    """What would have to change in the channel for it to say what the ledger says."""
+    try:
+        due = channel.follow(state.model, dry_run=True)
+    except StrikeforgeError as error:
+        return (f"can't be relied on: {error}",)
+    if due:
+        return tuple(f"is behind, reconcile: {line}" for line in due)
+    return (f"says release {state.release_number}",) if state.champion else ("says nothing, as there is no champion",)
 
 
 def _line(state: State, known: Version) -> VersionLine:
@@ -160,26 +177,16 @@ def _outcomes(gated: Event, store: BlobStore) -> tuple[str, ...]:
         return (f"{report_key(sha256)} can't be read: {type(error).__name__}: {error}",)
 
 
-def printable(text: str) -> str:
-    """Text of unknown origin on one line, nothing in it that a terminal acts on."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
-
-
 def _version(number: int | None) -> str:
     return "none" if number is None else f"version {number}"
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (headings, *rows)
-    ]
-
-
 def run(cfg: Operation) -> Status:
-    """The state of `model` in the store."""
-    return status(cfg.model.name, open_store(cfg.storage.url))
+    """The state of `model` in the store and in the channel."""
+    from pipelines.channel.publish import open_channel
+
+    store = open_store(cfg.storage.url)
+    return status(cfg.model.name, store, open_channel(cfg.signing, store))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pipelines.gate_report import MAX_REPORT_BYTES, report_key
 from serving.blobstore import BlobStore
 from serving.bundle import bundle_key
 from serving.canonical import is_sha256, sha256_hex
-from serving.errors import BundleError, StoreError, StrikeforgeError
+from serving.errors import BlobMissingError, BundleError, StoreError
 from serving.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 
 
@@ -28,9 +28,11 @@ def stored_manifest(store: BlobStore, bundle_sha256: str) -> Manifest:
     """The manifest of a bundle in the store; BundleError if it is missing, other bytes or unusable."""
     key = bundle_key(bundle_sha256, MANIFEST)
     try:
-        raw = read_stored(store, key, bundle_sha256, max_bytes=MAX_MANIFEST_BYTES)
-    except StoreError as error:
-        raise BundleError(str(error)) from error
+        raw = store.get(key, max_bytes=MAX_MANIFEST_BYTES)
+    except BlobMissingError as error:
+        raise BundleError(f"{key}: isn't in the store, so bundle {bundle_sha256} isn't complete") from error
+    if (found := sha256_hex(raw)) != bundle_sha256:
+        raise BundleError(f"{key}: sha256 is {found}, expected {bundle_sha256}; find out who changed it")
     return parse_manifest(raw)
 
 
@@ -39,11 +41,10 @@ def stored_gate_report(store: BlobStore, sha256: object) -> dict[str, Any]:
     if not is_sha256(sha256):
         raise StoreError(f"gate report {sha256!r}: isn't named by a sha256")
     key = report_key(str(sha256))
+    raw = read_stored(store, key, str(sha256), max_bytes=MAX_REPORT_BYTES)
     try:
-        report = json.loads(read_stored(store, key, str(sha256), max_bytes=MAX_REPORT_BYTES))
-    except ValueError as error:
-        if isinstance(error, StrikeforgeError):
-            raise
+        report = json.loads(raw)
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{key}: can't be read as JSON: {error}") from error
     outcomes = report.get("outcomes") if isinstance(report, dict) else None
     if not isinstance(outcomes, list) or not all(_is_outcome(outcome) for outcome in outcomes):

@@ -57,17 +57,18 @@ def collect(folder: Path) -> list[Line]:
     return sorted(lines, key=lambda line: list(FAMILIES).index(line.model))
 
 
-def next_commands(lines: list[Line], store: str) -> list[str]:
-    """For the first model of each task: promote it, then use it on a host."""
+def next_commands(lines: list[Line], store: str, root: Path) -> list[str]:
+    """For the first model of each task: promote it, then pull and use it on a host that was given `root`."""
     commands = []
     for task, use in USES.items():
         first = next((line for line in lines if line.task == task), None)
         if first is not None:
             verb, _, rest = use.partition(" ")
             commands += [
-                f".venv/bin/python -m pipelines.promote model={first.model} version={first.version}",
-                f".venv/bin/strikeforge-host {verb} --model {first.model} --channel champion "
-                f"--store {shlex.quote(store)} {rest}",
+                f".venv/bin/python -m pipelines.promote model={first.model} version={first.version} approve_by=$USER",
+                f".venv/bin/strikeforge-host pull --model {first.model} --store {shlex.quote(store)} "
+                f"--root {shlex.quote(str(root))} --to host --development",
+                f".venv/bin/strikeforge-host {verb} --from host --model {first.model} {rest}",
             ]
     return commands
 

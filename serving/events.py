@@ -82,7 +82,7 @@ def _field_problems(event: Event) -> Sequence[str]:
         "kind": event.kind in KINDS,
         "version": type(event.version) is int and event.version >= 1,
         "bundle": is_sha256(event.bundle),
-        "at": _is_time(event.at),
+        "at": is_time(event.at),
         "by": isinstance(event.by, str) and bool(event.by.strip()),
         "reason": isinstance(event.reason, str) and (event.kind != "rolled_back" or bool(event.reason.strip())),
         "previous": is_sha256(event.previous),
@@ -91,7 +91,8 @@ def _field_problems(event: Event) -> Sequence[str]:
     return [f"unusable {name}: {getattr(event, name)!r}" for name, fine in checks.items() if not fine]
 
 
-def _is_time(text: object) -> bool:
+def is_time(text: object) -> bool:
+    """Whether it is a time as events hold them (TIME_FORMAT, UTC)."""
     if not isinstance(text, str):
         return False
     try:

@@ -30,7 +30,7 @@ from typing import Any
 from serving.bundle import Bundle, load_bundle
 from serving.canonical import is_model_name, is_sha256, parse_canonical
 from serving.errors import TrustError
-from serving.events import TIME_FORMAT
+from serving.events import TIME_FORMAT, is_time
 from serving.release import MAX_RELEASE_BYTES, parse_release
 
 RELEASE_JSON, UNSIGNED_JSON, BUNDLE = "release.json", "unsigned.json", "bundle"
@@ -101,19 +101,12 @@ def parse_unsigned(raw: bytes, path: str) -> dict[str, Any]:
         "release": type(values["release"]) is int and values["release"] >= 1,
         "version": type(values["version"]) is int and values["version"] >= 1,
         "bundle": is_sha256(values["bundle"]),
-        "expires_at": values["expires_at"] is None or _is_time(values["expires_at"]),
+        "expires_at": values["expires_at"] is None or is_time(values["expires_at"]),
     }
     for name, holds in fine.items():
         if not holds:
             raise TrustError(f"{path}: unusable {name}: {values[name]!r}; pull again")
     return values
-
-
-def _is_time(text: object) -> bool:
-    try:
-        return isinstance(text, str) and datetime.strptime(text, TIME_FORMAT).strftime(TIME_FORMAT) == text
-    except ValueError:
-        return False
 
 
 class Place:

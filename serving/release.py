@@ -21,7 +21,7 @@ from typing import Any
 
 from serving.canonical import canonical_json, is_model_name, is_sha256, parse_canonical
 from serving.errors import TrustError
-from serving.events import TIME_FORMAT
+from serving.events import TIME_FORMAT, is_time
 
 RELEASE_FORMAT = 1
 MAX_RELEASE_BYTES = 1 << 16
@@ -34,7 +34,8 @@ RELEASE_LIFETIME = timedelta(days=90)
 class ReleaseFile:
     """One release; `seq` and `event` (sha256 of its bytes) are the ledger's event that decided it.
 
-    `expires_at` (UTC, TIME_FORMAT) is when hosts stop using it; `canary_percent` (1 to 100; signed metadata holds no fractions) the share of hosts meant.
+    `expires_at` (UTC, TIME_FORMAT) is when hosts stop using it; `canary_percent` (1 to 100: TUF's JSON holds no
+    fractions) the share of hosts meant.
     """
 
     model: str
@@ -94,17 +95,10 @@ def _checks(release: ReleaseFile) -> Mapping[str, bool]:
         "kind": release.kind in KINDS,
         **{name: is_sha256(getattr(release, name)) for name in hashes},
         **{name: type(getattr(release, name)) is int and getattr(release, name) >= 1 for name in counts},
-        "at": _is_time(release.at),
-        "expires_at": _is_time(release.expires_at),
+        "at": is_time(release.at),
+        "expires_at": is_time(release.expires_at),
         "canary_percent": type(release.canary_percent) is int and 1 <= release.canary_percent <= 100,
     }
-
-
-def _is_time(text: object) -> bool:
-    try:
-        return isinstance(text, str) and datetime.strptime(text, TIME_FORMAT).strftime(TIME_FORMAT) == text
-    except ValueError:
-        return False
 
 
 def expiry(lifetime: timedelta) -> str:

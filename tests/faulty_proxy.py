@@ -24,40 +24,18 @@ import socketserver
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from tests.http_wire import ClosedError, Message, flipped, plain_answer, read_answer, read_request
 
 HOST = "127.0.0.1"
 SERVER_SECONDS = 60.0  # the longest the real server may take
 READ_BYTES = 1 << 16
 
 Hook = Callable[[str, str, str], None]
-
-
-class ClosedError(Exception):
-    """A peer closed its connection before a message was complete."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """A request or an answer as it came: `head` ends with the empty line, `body` keeps its chunks' framing."""
-
-    head: bytes
-    body: bytes
-
-    @property
-    def first_line(self) -> str:
-        return self.head.partition(b"\r\n")[0].decode("latin-1")
-
-    def header(self, name: str) -> str:
-        """The value, in lower case; empty if there is none."""
-        found = re.search(rb"\r\n" + name.encode() + rb":[ \t]*([^\r\n]*)", self.head, re.IGNORECASE)
-        return found.group(1).decode("latin-1").strip().lower() if found else ""
-
-    def whole(self) -> bytes:
-        return self.head + self.body
 
 
 class Exchange:
@@ -158,13 +136,13 @@ def reset_down(exchange: Exchange) -> None:
 def corrupt_up(exchange: Exchange) -> None:
     """One bit in the middle of the request's body is flipped."""
     request = exchange.request
-    exchange.relay(exchange.forward(request.head + _flipped(request.body)))
+    exchange.relay(exchange.forward(request.head + flipped(request.body)))
 
 
 def corrupt_down(exchange: Exchange) -> None:
     """One bit in the middle of the answer's body is flipped."""
     answer = exchange.forward()
-    exchange.relay(Message(answer.head, _flipped(answer.body)))
+    exchange.relay(Message(answer.head, flipped(answer.body)))
 
 
 def never_answer(exchange: Exchange) -> None:
@@ -184,7 +162,7 @@ def answering(status: int, body: bytes = b"", *headers: str) -> Fault:
     """The proxy answers in the server's place, which never hears of it."""
 
     def answer(exchange: Exchange) -> None:
-        exchange.send(_answer(status, b"" if exchange.method == "HEAD" else body, headers))
+        exchange.send(plain_answer(status, b"" if exchange.method == "HEAD" else body, headers))
 
     return answer
 
@@ -194,7 +172,7 @@ def answering_after(status: int, body: bytes = b"", *headers: str) -> Fault:
 
     def answer(exchange: Exchange) -> None:
         exchange.forward()
-        exchange.send(_answer(status, b"" if exchange.method == "HEAD" else body, headers))
+        exchange.send(plain_answer(status, b"" if exchange.method == "HEAD" else body, headers))
 
     return answer
 
@@ -291,7 +269,7 @@ class FaultyProxy:
         client.settimeout(SERVER_SECONDS)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with client.makefile("rb") as reader:
-            while (request := _read_request(reader, client)) is not None:
+            while (request := read_request(reader, client)) is not None:
                 exchange = Exchange(client, request, self)
                 fault = self._fault(exchange.method, exchange.path)
                 self.tell(exchange.method, exchange.path, "before")
@@ -309,7 +287,7 @@ class FaultyProxy:
             with suppress(BrokenPipeError, ConnectionResetError):  # it may answer, and close, before it has read all
                 server.sendall(raw)
             with server.makefile("rb") as reader:
-                answer = _read_answer(reader, method)
+                answer = read_answer(reader, method)
         theirs = f"{self._server_address[0]}:{self._server_address[1]}".encode()
         ours = f"{HOST}:{self.port}".encode()
         if theirs not in answer.head + answer.body:
@@ -362,83 +340,3 @@ def _listening(digits: int, proxy: FaultyProxy) -> _Listener:
             listener.proxy = proxy
             return listener
         listener.server_close()
-
-
-def _read_request(reader: Any, client: socket.socket) -> Message | None:
-    """The next request of a connection, None at its end; says 100 to a client that waits for it."""
-    head = _read_head(reader)
-    if not head:
-        return None
-    request = Message(head, b"")
-    if request.header("expect") == "100-continue":
-        client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return Message(head, b"".join(_framed(reader, request)))
-
-
-def _read_answer(reader: Any, method: str) -> Message:
-    """The final answer; interim ones (1xx) are dropped."""
-    while True:
-        head = _read_head(reader)
-        if not head:
-            raise ClosedError("the server closed without an answer")
-        answer = Message(head, b"")
-        status = int(answer.first_line.split(" ")[1])
-        if status >= 200:
-            break
-    if method == "HEAD" or status in (204, 304):
-        return answer
-    if not answer.header("content-length") and not answer.header("transfer-encoding"):
-        return Message(head, reader.read())
-    return Message(head, b"".join(_framed(reader, answer)))
-
-
-def _read_head(reader: Any) -> bytes:
-    lines: list[bytes] = []
-    while line := reader.readline():
-        lines.append(line)
-        if line == b"\r\n":
-            return b"".join(lines)
-    if lines:
-        raise ClosedError("the head ended early")
-    return b""
-
-
-def _framed(reader: Any, message: Message) -> Iterator[bytes]:
-    """The body as it is on the wire: by its length, or its chunks with their sizes."""
-    if "chunked" in message.header("transfer-encoding"):
-        size = -1
-        while size != 0:
-            line = reader.readline()
-            size = int(line.partition(b";")[0], 16)
-            yield line
-            yield _exactly(reader, size + 2) if size else _trailer(reader)
-        return
-    yield _exactly(reader, int(message.header("content-length") or 0))
-
-
-def _trailer(reader: Any) -> bytes:
-    lines = []
-    while line := reader.readline():
-        lines.append(line)
-        if line == b"\r\n":
-            break
-    return b"".join(lines)
-
-
-def _exactly(reader: Any, count: int) -> bytes:
-    data: bytes = reader.read(count)
-    if len(data) != count:
-        raise ClosedError(f"{len(data)} bytes of {count}")
-    return data
-
-
-def _flipped(body: bytes) -> bytes:
-    changed = bytearray(body)
-    if changed:
-        changed[len(changed) // 2] ^= 1
-    return bytes(changed)
-
-
-def _answer(status: int, body: bytes, headers: tuple[str, ...]) -> bytes:
-    lines = [f"HTTP/1.1 {status} Planted", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -3,9 +3,9 @@
 Data in and out: `<folder>/pending/N.root.json` and `N.targets.json`; then the store, and the kept copies. The folder
 may be carried around: it holds no private key of a production channel.
 Invariants: nothing is published before it has the signatures that the roots before and after it want; root goes before
-targets; a proposal made from something that is no longer the newest is refused; each step may be cut off and done
-again.
-Between a root that changes online keys and the `refresh` that follows it, hosts refuse and keep what they have."""
+targets; a proposal made from something that isn't the newest any more is refused; each step may be cut off and redone.
+Between a root that changes online keys and the `refresh` that follows it, hosts refuse and keep what they have.
+"""
 
 from __future__ import annotations
 
@@ -99,6 +99,9 @@ def publish_pending(bench: Workbench) -> list[str]:
         held = read_pending(path)
         if not _is_complete(held, _delegators(bench, held)):
             lines.append(f"{path}: not published; {_count(held, _delegators(bench, held))}")
+            continue
+        if held.signed.type == "targets" and any(other.name.endswith(".root.json") for other in pending_files(bench)):
+            lines.append(f"{path}: not published; waits for the root")
             continue
         view = bench.view()
         if held.signed.type == "root":

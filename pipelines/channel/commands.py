@@ -1,7 +1,8 @@
 """What the channel's commands share: configuration, what each of them takes, the workbench.
 
 In: overrides of a command line (`conf/channel.yaml`). Out: a closed `ChannelCommand`, or one ConfigError that names
-every problem: unknown keys, wrong values, keys that this command doesn't take, keys that it needs."""
+every problem: unknown keys, wrong values, keys that this command doesn't take, keys that it needs.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Data in: keys, expiries, what is to be said. Data out: `Held` metadata, verified against whoever delegates to it.
 Invariants: nothing leaves here without its threshold of signatures (`unsigned` apart, for ceremonies); a production
-root or delegation names no development key; a model's keys may sign that model's paths alone; no key counts twice."""
+root or delegation names no development key; a model's keys may sign that model's paths alone; no key counts twice.
+"""
 
 from __future__ import annotations
 

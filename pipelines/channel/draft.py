@@ -4,7 +4,8 @@ Data in: a `View`, ledgers. Data out: `Draft`, without lines if nothing is to be
 Invariants: a model's ledger is read after the view and checked against it; a channel that is new, or whose snapshot
 was signed with keys an earlier root named, is signed anew for every model, since what such a snapshot says of them
 can't be relied on; a problem with another model than the one asked for stops nobody: its entry stays as it is, and the
-problem is told."""
+problem is told.
+"""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Keyring:
         self._uris = tuple(uris)
         self._folder = folder
         self._allow_development = allow_development
-        self._opened: dict[str, OpenedKey | SigningError] = {}
+        self._opened: dict[str, OpenedKey] = {}
 
     def __repr__(self) -> str:
         return f"Keyring({len(self._uris)} URIs, folder={self._folder})"
@@ -73,12 +73,11 @@ class Keyring:
         found, problems = self._match(keys, threshold)
         if len(found) < threshold:
             ids = ", ".join(short(keyid) for keyid in keys) or "none"
-            lines = [
-                f"{role}: needs {threshold} of the keys {ids}, {len(found)} of them at hand; name the private keys' "
-                "URIs in STRIKEFORGE_SIGNING_KEYS (docs/runbook-signing.md)",
-                *problems,
-            ]
-            raise SigningError("\n  - ".join(lines))
+            where = "name the private keys' URIs in STRIKEFORGE_SIGNING_KEYS (docs/runbook-signing.md)"
+            if self._folder is not None:
+                where = f"{self._folder} lacks them: name the folder they were made in (STRIKEFORGE_KEYS)"
+            head = f"{role}: needs {threshold} of the keys {ids}, {len(found)} of them at hand; {where}"
+            raise SigningError("\n  - ".join([head, *problems]))
         return found
 
     def at_hand(self, keys: Mapping[str, Key]) -> list[Signer]:
@@ -95,9 +94,10 @@ class Keyring:
         for uri in self._all():
             if len(found) >= enough:
                 break
-            opened = self._open(uri)
-            if isinstance(opened, SigningError):
-                problems.append(str(opened))
+            try:
+                opened = self._open(uri)
+            except SigningError as error:
+                problems.append(str(error))
                 continue
             for keyid, key in keys.items():
                 if keyid not in found and same_key(key, opened.public):
@@ -108,15 +108,12 @@ class Keyring:
         there = sorted(self._folder.glob("*.pem")) if self._folder is not None else []
         return [*self._uris, *(f"file2:{path}" for path in there)]
 
-    def _open(self, uri: str) -> OpenedKey | SigningError:
+    def _open(self, uri: str) -> OpenedKey:
         if uri not in self._opened:
-            try:
-                opened = open_key(uri)
-                if opened.is_development and not self._allow_development:
-                    raise SigningError(f"{uri}: is a development key, which a production channel refuses")
-                self._opened[uri] = opened
-            except SigningError as error:
-                self._opened[uri] = error
+            opened = open_key(uri)
+            if opened.is_development and not self._allow_development:
+                raise SigningError(f"{uri}: is a development key, which a production channel refuses")
+            self._opened[uri] = opened
         return self._opened[uri]
 
 

@@ -32,6 +32,7 @@ TIMESTAMP_KEY = f"{FOLDER}timestamp.json"
 FOLLOWS_FIELD = "x-strikeforge-follows"  # version of the targets that these were made from; 0: none
 MAX_BYTES = {"root": 512_000, "timestamp": 16_384, "snapshot": 2_000_000, "targets": 5_000_000}  # those of TUF's client
 TARGETS_NAME = re.compile(r"([1-9][0-9]{0,17})\.targets\.json", re.ASCII)
+NOBODYS = "if nobody of yours made it, delete it from the store"
 REBUILD = "`python -m pipelines.channel.restore` makes it anew from the kept root and the ledgers"
 
 T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
@@ -102,12 +103,12 @@ def parse(kind: type[T], key: str, raw: bytes) -> Held[T]:
     return Held(key, raw, metadata)
 
 
-def verify(by: Root | Targets, role: str, held: Held[T]) -> None:
+def verify(by: Root | Targets, role: str, held: Held[T], remedy: str = REBUILD) -> None:
     """TrustError unless a threshold of the keys that `by` names for the role signed it."""
     try:
         by.verify_delegate(role, held.metadata.signed_bytes, held.metadata.signatures)
     except UnsignedMetadataError as error:
-        raise TrustError(f"{held.key}: {error} of {by.type} {by.version}; {REBUILD}") from error
+        raise TrustError(f"{held.key}: {error} of {by.type} {by.version}; {remedy}") from error
     except ValueError as error:
         raise TrustError(f"{held.key}: {by.type} {by.version} names no role {role}") from error
 
@@ -171,12 +172,12 @@ def read_roots(store: BlobStore, kept: Sequence[Held[Root]] = ()) -> tuple[Held[
 def accept_root(roots: Sequence[Held[Root]], new: Held[Root]) -> Held[Root]:
     """The root that comes after `roots`; TrustError unless the one before and itself signed it."""
     if new.version != len(roots) + 1:
-        raise TrustError(f"{new.key}: is version {new.version}, expected {len(roots) + 1}")
+        raise TrustError(f"{new.key}: is version {new.version}, expected {len(roots) + 1}; {NOBODYS}")
     if roots:
-        verify(roots[-1].signed, "root", new)
+        verify(roots[-1].signed, "root", new, NOBODYS)
         if kind_of(roots[-1].signed) != kind_of(new.signed):
             raise TrustError(f"{new.key}: makes a {kind_of(roots[-1].signed)} channel a {kind_of(new.signed)} one")
-    verify(new.signed, "root", new)
+    verify(new.signed, "root", new, NOBODYS)
     return new
 
 

@@ -36,6 +36,7 @@ from serving.stores.pieces import PIECE_BYTES, pieces_from, split
 CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
 ACCOUNT = "AZURE_STORAGE_ACCOUNT"
 MAX_NAME = 1024  # characters
+PAGE = 5000  # names in an answer, Azure's most
 NO_ETAG = '"0x0"'
 REFUSED = ("ConditionNotMet", "BlobAlreadyExists", "BlobNotFound")  # the condition of a write doesn't hold
 SWEPT = "InvalidBlockList"  # another's commit took our blocks away: stage them again
@@ -139,7 +140,7 @@ class AzureStore:
     def list(self, prefix: str = "") -> Keys:
         beginning = encode(self._location.names_under(check_prefix(prefix)))
         with explain(prefix or "list", self._location, self._patience):
-            names = list(self._container.list_blob_names(name_starts_with=beginning))
+            names = list(self._container.list_blob_names(name_starts_with=beginning, results_per_page=PAGE))
         return self._location.keys_of(decode(name) for name in names if encode(decode(name)) == name)
 
     def delete(self, key: str) -> None:

@@ -18,11 +18,18 @@ ROLE = "Storage Blob Data Contributor (or Reader, on hosts)"
 
 def retries(patience: common.Patience) -> Any:
     """The SDK's own policy, `patience.attempts` tries of a request, with full jitter instead of 15 seconds and more."""
+    from azure.core.exceptions import ClientAuthenticationError
     from azure.storage.blob import ExponentialRetry
 
     class Retry(ExponentialRetry):
         def get_backoff_time(self, settings: dict[str, Any]) -> float:
             return patience.pause_seconds(settings["count"])
+
+        def increment(self, settings: dict[str, Any], request: Any, response: Any = None, error: Any = None) -> bool:
+            """Whether to try again; credentials that can't be had are no matter of waiting."""
+            if isinstance(error, ClientAuthenticationError):
+                return False
+            return bool(super().increment(settings, request, response, error))
 
     again = patience.attempts - 1
     return Retry(retry_total=again, retry_connect=again, retry_read=again, retry_status=again)
@@ -46,7 +53,9 @@ def answered() -> type[Exception]:
 
 def is_broken(error: Exception) -> bool:
     """Whether an answer came but its body didn't arrive whole; the SDK has then asked three times."""
-    return getattr(error, "response", None) is None
+    from azure.core.exceptions import ClientAuthenticationError
+
+    return getattr(error, "response", None) is None and not isinstance(error, ClientAuthenticationError)
 
 
 def code_of(error: Exception) -> str:
@@ -86,7 +95,8 @@ def _refusal(error: Exception, location: common.Location, patience: common.Patie
         )
     if status == 403:
         return (
-            f"access to {location} denied ({code or status}); give the account in use the role {ROLE} on the container"
+            f"access to {location} denied ({code or status}); the account in use needs the role {ROLE}, or the key in "
+            "AZURE_STORAGE_CONNECTION_STRING isn't the account's any more"
         )
     if code in ("Md5Mismatch", "InvalidMd5"):
         return f"arrived in {location} with another checksum than it left with; nothing was stored, try again"

@@ -35,7 +35,6 @@ from serving.stores.gcs_errors import (
     crc32c,
     explain,
     names_bucket,
-    names_object,
     refused,
     unreadable,
 )
@@ -44,7 +43,9 @@ from serving.stores.pieces import PIECE_BYTES, pieces_from, split
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 EMULATOR = "STORAGE_EMULATOR_HOST"
+NO_BACKGROUND = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
 NO_GENERATION = "1"  # generations are microseconds since 1970
+PAGE = 1000  # names in an answer, the service's most
 RACES = 50  # times a blob may be replaced between the two requests of a read
 
 
@@ -57,6 +58,7 @@ def open(url: str) -> GcsStore:
 
     location = common.parse_location(url)
     patience = common.patience()
+    os.environ.setdefault(NO_BACKGROUND, "true")  # or the SDK asks for the bucket in a thread, tracing or not
     emulator = os.environ.get(EMULATOR)
     if emulator and "://" not in emulator:
         raise StoreError(f"{location}: {EMULATOR} needs its scheme, as in http://localhost:9023")
@@ -133,7 +135,7 @@ class GcsStore:
         names = self._location.names_under(check_prefix(prefix))
         with explain(prefix or "list", LIST, self._location, self._patience):
             found = self._client.list_blobs(
-                self._bucket, prefix=names, fields="items(name),nextPageToken", **self._tries()
+                self._bucket, prefix=names, page_size=PAGE, fields="items(name),nextPageToken", **self._tries()
             )
             return self._location.keys_of(blob.name for blob in found)
 
@@ -178,12 +180,7 @@ class GcsStore:
         """A version of the blob and its content from byte `start` on; the first piece has arrived."""
         count = PIECE_BYTES if max_bytes is None else min(PIECE_BYTES, max_bytes + 1)
         for _ in range(RACES):
-            try:
-                first, generation = self._piece(key, start, count)
-            except BlobMissingError as error:
-                if not names_object(error):
-                    self._require_bucket(key)
-                raise
+            first, generation = self._piece(key, start, count)
             try:
                 described = self._describe(key, generation)
             except BlobMissingError:  # replaced or deleted since the first piece; asking for that again tells which
@@ -235,7 +232,9 @@ class GcsStore:
                 )
             except beyond_end():
                 return b"", None
-            return sink.getvalue(), str(blob.generation)
+        if blob.generation is None:
+            raise StoreError(f"{key}: {unreadable(self._location)}")
+        return sink.getvalue(), str(blob.generation)
 
     def _describe(self, key: str, generation: str | None = None) -> Described:
         """This version of the object, or else the latest."""
@@ -248,12 +247,6 @@ class GcsStore:
         except (TypeError, ValueError) as error:
             raise StoreError(f"{key}: {unreadable(self._location)}") from error
         return Described(version, size, blob.crc32c, metadata.get(common.SHA256), metadata.get(common.WRITERS))
-
-    def _require_bucket(self, key: str) -> None:
-        """StoreError if there is no such bucket, which an emulator's 404 doesn't tell."""
-        with explain(key, LIST, self._location, self._patience):
-            for _ in self._client.list_blobs(self._bucket, max_results=1, fields="items(name)", **self._tries()):
-                return
 
     def _exists(self, key: str) -> bool:
         try:

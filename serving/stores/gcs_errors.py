@@ -35,11 +35,6 @@ def refused() -> type[Exception]:
     return failed
 
 
-def names_object(error: BlobMissingError) -> bool:
-    """Whether the service said that it is the object which isn't there, not the bucket."""
-    return "No such object" in str(error.__cause__)
-
-
 def names_bucket(error: Exception) -> bool:
     """Whether the service said that it is the bucket which isn't there."""
     return "bucket does not exist" in str(error)

@@ -136,9 +136,12 @@ class S3Store:
     def download(
         self, key: str, target: Path, *, max_bytes: int | None = None, progress: Progress | None = None
     ) -> str:
-        answer = self._request(key)
-        progress = progress or common.terminal_progress(key, answer["ContentLength"])
-        return save_new(target, self._body(key, answer, max_bytes=max_bytes, progress=progress))
+        def chunks() -> Iterator[bytes]:
+            answer = self._request(key)
+            show = progress or common.terminal_progress(key, answer["ContentLength"])
+            yield from self._body(key, answer, max_bytes=max_bytes, progress=show)
+
+        return save_new(target, chunks())
 
     def _request(self, key: str, start: int = 0, etag: str | None = None) -> Any:
         """The answer to a GET from byte `start` on, of the version `etag` if given."""
@@ -178,30 +181,32 @@ class S3Store:
             answer["Body"].close()
             raise common.too_long(key, max_bytes)
         digest, done, failures = hashlib.sha256(), start, 0
-        while done < size:
-            try:
-                with explain(key, "s3:GetObject", self._location, self._patience):
-                    chunk = _read(answer["Body"], min(CHUNK_BYTES, size - done))
-            except BrokenError as error:
-                answer["Body"].close()
-                failures += 1
-                if failures == self._patience.attempts:
-                    raise StoreError(
-                        f"{key}: the download broke {failures} times at byte {done} of {size} ({error}); check the "
-                        "network and try again"
-                    ) from error
-                time.sleep(self._patience.pause_seconds(failures))
-                answer = self._request(key, done, etag)
-                if answer["ETag"] != etag:  # a server without If-Match
-                    raise StoreError(f"{key}: was replaced while it was read; read it again") from error
-                continue
-            failures = 0
-            digest.update(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, size)
-            yield chunk
-        answer["Body"].close()
+        try:
+            while done < size:
+                try:
+                    with explain(key, "s3:GetObject", self._location, self._patience):
+                        chunk = _read(answer["Body"], min(CHUNK_BYTES, size - done))
+                except BrokenError as error:
+                    failures += 1
+                    if failures == self._patience.attempts:
+                        raise StoreError(
+                            f"{key}: the download broke {failures} times at byte {done} of {size} ({error}); check the "
+                            "network and try again"
+                        ) from error
+                    time.sleep(self._patience.pause_seconds(failures))
+                    answer["Body"].close()
+                    answer = self._request(key, done, etag)
+                    if answer["ETag"] != etag:  # a server without If-Match
+                        raise StoreError(f"{key}: was replaced while it was read; read it again") from error
+                    continue
+                failures = 0
+                digest.update(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, size)
+                yield chunk
+        finally:
+            answer["Body"].close()
         if start == 0:
             common.require_sha256(key, digest.hexdigest(), recorded)
 

@@ -2,19 +2,16 @@
 
 `site.store` speaks through the proxy, `site.direct` doesn't and tells what is really there. Invariants: nothing
 truncated or damaged becomes visible or is accepted; a fault that goes away is overcome, with the outcome a faultless
-network would have had, also where the server did what was asked and only its answer was lost; one that stays ends in a
-StoreError that names the key, within a bounded time. Back-off is waited for at a fraction of its length.
+network would have had; one that stays ends in a StoreError that names the key, within a bounded time. Lost answers to
+conditional writes are in tests/contract/test_blobstore_lost_answers.py.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,72 +21,11 @@ from serving.canonical import sha256_hex
 from serving.errors import BlobMissingError, StoreError
 from serving.stores import common
 from tests import faulty_proxy as faults
-from tests.faulty_proxy import FaultyProxy, Rule
+from tests.faulty_site import ATTEMPTS, CLOUDS, ENDPOINTS, EVERY, SEVERAL_PARTS, WRITES, Site, behind
 
 pytestmark = pytest.mark.cloud
 
-CLOUDS = ("s3", "gcs", "azure")
-ENDPOINTS = {
-    "s3": "AWS_ENDPOINT_URL",
-    "gcs": "STORAGE_EMULATOR_HOST",
-    "azure": "AZURE_STORAGE_CONNECTION_STRING",
-}
-WRITES = "PUT|POST"
-CONTENT = {"s3": "", "gcs": "alt=media", "azure": ""}  # what GETs of a blob's content have in their target
-ATTEMPTS = 3
-PAUSES = 0.05
-EVERY = 1 << 30  # times: every request
-SEVERAL_PARTS = (17 << 20) + 5
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_CONNECTION_STRING")
-
-
-@dataclass
-class Site:
-    """A store as its users see it, the same store without the proxy, and the proxy."""
-
-    cloud: str
-    url: str
-    store: BlobStore
-    direct: BlobStore
-    proxy: FaultyProxy
-
-    def fail(self, fault: faults.Fault, method: str = ".*", path: str = "", *, skip: int = 0, times: int = 1) -> None:
-        self.proxy.add(Rule(fault, method, path, skip=skip, times=times))
-
-    def break_downloads(self, fault: faults.Fault, times: int = 1) -> None:
-        self.fail(fault, "GET", CONTENT[self.cloud], times=times)
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds * PAUSES))
-
-
-@pytest.fixture(params=CLOUDS)
-def site(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    cloud = request.param
-    url = request.getfixturevalue(f"{cloud}_store_url")
-    direct = open_store(url)
-    monkeypatch.setenv(common.ATTEMPTS_VARIABLE, str(ATTEMPTS))
-    monkeypatch.setenv(common.TIMEOUT_VARIABLE, "2")
-    with FaultyProxy(*behind(cloud)) as proxy:
-        go_through(proxy, cloud, monkeypatch)
-        yield Site(cloud, url, open_store(url), direct, proxy)
-
-
-def behind(cloud: str) -> tuple[str, int]:
-    """Host and port of the server the environment names."""
-    host, _, port = os.environ[ENDPOINTS[cloud]].partition("://")[2].partition(":")
-    return host, int("".join(character for character in port.partition(";")[0].partition("/")[0]))
-
-
-def go_through(proxy: FaultyProxy, cloud: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    host, port = behind(cloud)
-    named = os.environ[ENDPOINTS[cloud]]
-    monkeypatch.setenv(ENDPOINTS[cloud], named.replace(f"{host}:{port}", proxy.url.partition("://")[2]))
-
-
 GOES_AWAY = {
     "cut before the server": faults.cut_before,
     "reset before the server": faults.reset_before,
@@ -105,10 +41,8 @@ GOES_AWAY = {
     "503 though done": faults.answering_after(503),
 }
 HALF_ANSWERS = ("answer half", "answer half, then reset")  # no fault where the answer has no body
-STAYS = {
-    **{name: fault for name, fault in GOES_AWAY.items() if name not in HALF_ANSWERS},
-    "never an answer": faults.never_answer,
-}
+STAYS = {name: fault for name, fault in GOES_AWAY.items() if name not in HALF_ANSWERS}
+SILENT = pytest.param(faults.never_answer, id="never an answer", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("fault", GOES_AWAY.values(), ids=GOES_AWAY)
@@ -174,7 +108,7 @@ def every_operation(store: BlobStore, folder: Path) -> dict[str, Callable[[], ob
     }
 
 
-@pytest.mark.parametrize("fault", STAYS.values(), ids=STAYS)
+@pytest.mark.parametrize("fault", [*(pytest.param(fault, id=name) for name, fault in STAYS.items()), SILENT])
 def test_a_fault_that_stays_ends_in_an_error_that_names_the_key(
     site: Site, fault: faults.Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,132 +224,6 @@ def test_damage_on_the_way_up_is_never_accepted(site: Site, tmp_path: Path, size
     with pytest.raises(StoreError, match=r"^k: .*sha256"):
         site.direct.download("k", tmp_path / "target")
     assert not (tmp_path / "target").exists()
-
-
-LOST = {
-    "lost": faults.lose_answer,
-    "reset": faults.reset_after,
-    "never comes": faults.answer_never_comes,
-    "500": faults.answering_after(500),
-    "503": faults.answering_after(503),
-    "half": faults.truncate_down,
-}
-
-
-@pytest.mark.parametrize("fault", LOST.values(), ids=LOST)
-@pytest.mark.parametrize("size", [20, SEVERAL_PARTS])
-def test_a_creation_whose_answer_was_lost_is_our_own(site: Site, fault: faults.Fault, size: int) -> None:
-    """Every answer to a write is lost once in a row, those of a long blob's parts and of its completion too."""
-    content = os.urandom(size)
-    site.fail(fault, WRITES, times=ATTEMPTS - 1)
-    assert site.store.put_if_absent("k", content) is True
-    assert site.direct.get("k") == content
-    site.proxy.clear()
-    site.fail(fault, WRITES, times=ATTEMPTS - 1)
-    assert site.store.put_if_absent("k", content) is False
-
-
-@pytest.mark.parametrize("size", [20, SEVERAL_PARTS])
-def test_the_answer_to_the_last_request_of_a_creation_is_lost(site: Site, size: int) -> None:
-    content = os.urandom(size)
-    assert site.store.put_if_absent("counted", content)
-    writes = sum(one.method in ("PUT", "POST") for one in site.proxy.seen)
-    site.fail(faults.lose_answer, WRITES, skip=writes - 1)
-    assert site.store.put_if_absent("k", content) is True
-    assert site.proxy.faulted() == 1
-    assert site.direct.get("k") == content
-
-
-@pytest.mark.parametrize("fault", LOST.values(), ids=LOST)
-def test_a_swap_whose_answer_was_lost_is_our_own(site: Site, fault: faults.Fault) -> None:
-    etag = site.direct.put("k", b"1")
-    site.fail(fault, WRITES, times=ATTEMPTS - 1)
-    new = site.store.put_if_match("k", b"2", etag)
-    assert new == site.direct.get_blob("k").etag
-    assert site.direct.get("k") == b"2"
-    assert site.store.put_if_match("k", b"3", etag) is None
-
-
-@contextmanager
-def interfering(site: Site, phase: str, act: Callable[[], object], fault: faults.Fault) -> Iterator[BlobStore]:
-    """The store through another proxy: at the first write's `phase` it does something else to the store, then fails."""
-    done = threading.Event()
-
-    def on_request(method: str, path: str, now: str) -> None:
-        if method in ("PUT", "POST") and now == phase and not done.is_set():
-            done.set()
-            act()
-
-    with FaultyProxy(*behind(site.cloud), on_request=on_request) as proxy, pytest.MonkeyPatch.context() as patch:
-        go_through(proxy, site.cloud, patch)
-        proxy.add(Rule(fault, WRITES))
-        yield open_store(site.url)
-        assert done.is_set()
-
-
-def test_our_version_was_replaced_before_its_answer_was_lost(site: Site) -> None:
-    """A counter would count twice if the swap were done again, and lose a count if it were said to have failed."""
-    etag = site.direct.put("k", b"1")
-
-    def replace() -> None:
-        blob = site.direct.get_blob("k")
-        assert blob.data == b"2"
-        assert site.direct.put_if_match("k", b"3", blob.etag)
-
-    with interfering(site, "after", replace, faults.lose_answer) as store:
-        new = store.put_if_match("k", b"2", etag)
-        assert new is not None
-        assert store.put_if_match("k", b"4", new) is None  # it is no longer the latest
-    assert site.direct.get("k") == b"3"
-
-
-def test_our_creation_was_replaced_before_its_answer_was_lost(site: Site) -> None:
-    def replace() -> None:
-        assert site.direct.put_if_match("k", b"next", site.direct.get_blob("k").etag)
-
-    with interfering(site, "after", replace, faults.lose_answer) as store:
-        assert store.put_if_absent("k", b"first") is True
-    assert site.direct.get("k") == b"next"
-
-
-def test_somebody_else_was_faster_while_ours_was_cut(site: Site) -> None:
-    """With the same bytes, so that content can't tell whose they are."""
-    with interfering(site, "before", lambda: site.direct.put_if_absent("k", b"same"), faults.cut_before) as store:
-        assert store.put_if_absent("k", b"same") is False
-    etag = site.direct.get_blob("k").etag
-    with interfering(site, "before", lambda: site.direct.put("k", b"theirs"), faults.cut_before) as store:
-        assert store.put_if_match("k", b"theirs", etag) is None
-
-
-def test_counting_through_a_bad_network_counts_each_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four writers, ten counts each, a fault on every fourth write; attempts enough not to meet as many in a row."""
-    monkeypatch.setenv(common.ATTEMPTS_VARIABLE, "12")
-    site.direct.put("counter", b"0")
-    kinds = [faults.lose_answer, faults.reset_after, faults.answering_after(503), faults.cut_before]
-    for number in range(200):
-        site.fail(kinds[number % len(kinds)], WRITES, skip=4 * number)
-    lost: list[BaseException] = []
-
-    def count() -> None:
-        try:
-            store = open_store(site.url)
-            for _ in range(10):
-                while True:
-                    blob = store.get_blob("counter")
-                    if store.put_if_match("counter", str(int(blob.data) + 1).encode(), blob.etag):
-                        break
-        except BaseException as error:
-            lost.append(error)
-            raise
-
-    writers = [threading.Thread(target=count) for _ in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(120)
-    assert not lost
-    assert site.direct.get("counter") == b"40"
-    assert site.proxy.faulted() >= 10
 
 
 def test_a_slow_server_is_waited_for(site: Site) -> None:

@@ -330,7 +330,7 @@ def test_a_remote_history_is_a_history(s3_url: str, tmp_path: Path) -> None:
     ("given", "error", "why"),
     [
         ("s3://{bucket}/nothing", DataError, "s3://{bucket}/nothing: there is no such object, and no data file"),
-        ("s3://no-such-bucket-here/x", StoreError, "no-such-bucket-here"),
+        ("s3://no-such-bucket-here/x", StoreError, "s3://no-such-bucket-here/x: "),
         ("s3://me:secret@{bucket}/x", StoreError, "credentials belong into the environment"),
         ("s3://{bucket}/x?token=secret", DataError, "query or fragment"),
         ("https://vendor/file.csv", DataError, "data in https:// can't be read"),

@@ -37,7 +37,13 @@ def champions(desk: Desk, count: int) -> None:
     for seed in range(1, count + 1):
         desk.register(seed)
         promote(
-            model="tiny", version=seed, store=desk.store, registry=desk.registry, channel=desk.channel, gates=(), by="ci"
+            model="tiny",
+            version=seed,
+            store=desk.store,
+            registry=desk.registry,
+            channel=desk.channel,
+            gates=(),
+            by="ci",
         )
 
 

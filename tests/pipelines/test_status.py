@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from pipelines import command, status
 from pipelines.gates import Gate, GateContext, GateOutcome
-from pipelines.promote import promote, report_key
+from pipelines.gate_report import report_key
+from pipelines.plain_text import printable
+from pipelines.promote import promote
 from pipelines.retire import retire
 from serving.errors import GateError, LedgerError
 from serving.ledger import Ledger
@@ -32,8 +34,9 @@ def failing(context: GateContext) -> GateOutcome:
 
 def promoted(desk: Desk, version: int, reason: str = "", gate: Gate = passing) -> None:
     promote(
-        model="tiny", version=version, store=desk.store, registry=desk.registry, gates=(gate,), by="ci", reason=reason
-    )
+        model="tiny", version=version, store=desk.store, registry=desk.registry, channel=desk.channel, gates=(gate,),
+        by="ci", reason=reason,
+    )  # fmt: skip
 
 
 def test_a_story(desk: Desk) -> None:
@@ -45,8 +48,10 @@ def test_a_story(desk: Desk) -> None:
     promoted(desk, 3)
     with pytest.raises(GateError):
         promoted(desk, 4, gate=failing)
-    retire(model="tiny", version=2, reason="stale", store=desk.store, registry=desk.registry, by="me")
-    found = status.status("tiny", desk.store)
+    retire(
+        model="tiny", version=2, reason="stale", store=desk.store, registry=desk.registry, channel=desk.channel, by="me"
+    )
+    found = status.status("tiny", desk.store, desk.channel)
     assert (found.champion, found.challenger, found.rollback_target, found.release_number) == (3, None, 1, 3)
     assert [(line.version, line.role, line.test_error) for line in found.versions] == [
         (1, "former champion", 0.5), (2, "retired", 0.4), (3, "champion", 0.3), (4, "refused", 0.9),
@@ -73,9 +78,28 @@ def test_a_version_that_could_follow_is_the_challenger(desk: Desk) -> None:
     ledger = Ledger(desk.store, "tiny")
     verdict = {"passed": True, "report": "0" * 64}
     ledger.append(ledger.state(), "gated", version=2, bundle=registered.bundle_sha256, by="ci", details=verdict)
-    found = status.status("tiny", desk.store)
+    found = status.status("tiny", desk.store, desk.channel)
+    assert found.channel == ("says release 1",)
     assert (found.challenger, found.versions[1].role) == (2, "challenger")
     assert found.outcomes == (f"{report_key('0' * 64)} isn't in the store",)
+
+
+def test_a_channel_that_is_behind_or_damaged_is_told(desk: Desk) -> None:
+    for seed in (1, 2):
+        desk.register(seed)
+    promoted(desk, 1)
+    promoted(desk, 2)
+    rolled = desk.state()
+    ledger = Ledger(desk.store, "tiny")
+    first = rolled.versions[1]
+    assert first.promoted is not None
+    details = {**first.promoted.details, "from": 2}
+    ledger.append(rolled, "rolled_back", version=1, bundle=first.bundle, by="me", reason="why", details=details)
+    (line,) = status.status("tiny", desk.store, desk.channel).channel
+    assert line.startswith("is behind, reconcile: ")
+    desk.store.put("channel/timestamp.json", b"{}")
+    (line,) = status.status("tiny", desk.store, desk.channel).channel
+    assert line.startswith("can't be relied on: channel/timestamp.json: ")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"outcomes": [{}]}', b"\xff"])
@@ -85,7 +109,7 @@ def test_a_damaged_gate_report_is_told(desk: Desk, content: bytes) -> None:
     gated = desk.state().versions[1].gated
     assert gated is not None
     desk.store.put(report_key(gated.details["report"]), content)
-    (line,) = status.status("tiny", desk.store).outcomes
+    (line,) = status.status("tiny", desk.store, desk.channel).outcomes
     assert "can't be read" in line
 
 
@@ -100,13 +124,13 @@ def test_it_writes_nothing(desk: Desk) -> None:
     desk.register(1)
     promoted(desk, 1)
     before = {path: path.stat().st_mtime_ns for path in desk.folder.rglob("*")}
-    assert status.status("tiny", desk.store).message
+    assert status.status("tiny", desk.store, desk.channel).message
     assert {path: path.stat().st_mtime_ns for path in desk.folder.rglob("*")} == before
 
 
 @given(st.text())
 def test_typed_text_stays_on_one_line_and_moves_no_cursor(text: str) -> None:
-    shown = status.printable(text)
+    shown = printable(text)
     assert shown.isprintable()
     assert len(shown.splitlines()) <= 1
     if text.isprintable():
@@ -116,7 +140,7 @@ def test_typed_text_stays_on_one_line_and_moves_no_cursor(text: str) -> None:
 def test_hostile_reasons_do_not_make_lines(desk: Desk) -> None:
     desk.register(1)
     promoted(desk, 1, reason="fine\n::error::not\r\x1b[2J\u202e\u2028")
-    message = status.status("tiny", desk.store).message
+    message = status.status("tiny", desk.store, desk.channel).message
     assert not [line for line in message.splitlines() if line.lstrip().startswith("::")]
     assert message.replace("\n", "").isprintable()
     assert "fine\\n::error::not\\r\\x1b[2J\\u202e\\u2028" in message

@@ -20,13 +20,15 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 from pipelines import command, verify
 from pipelines.channel.keys import Keyring
 from pipelines.channel.publish import open_channel
+from pipelines.stored import stored_manifest
 from pipelines.verify import Verification
 from pipelines.verify_channel import read_signed_side
+from pipelines.verify_content import check_provenance
 from serving.blobstore import open_store
 from serving.canonical import canonical_json, parse_canonical, sha256_hex
 from serving.errors import ConfigError, LedgerError, TrustError
 from serving.events import event_key
-from serving.release import release_key, release_target
+from serving.release import parse_release, release_key, release_target
 from tests.pipelines.channel.desk import Host, signing
 from tests.pipelines.released import ReleaseDesk
 
@@ -196,8 +198,8 @@ def sign_as(desk: ReleaseDesk, key: str, signer: CryptoSigner | None, change: Ca
     desk.store.put(key, metadata.to_bytes())
 
 
-def later(timestamp: Timestamp) -> None:
-    timestamp.expires = timestamp.expires + timedelta(days=300)
+def later(signed: Timestamp | Targets) -> None:
+    signed.expires = signed.expires + timedelta(days=300)
 
 
 @pytest.mark.parametrize("signer", [None, CryptoSigner.generate_ed25519()])
@@ -209,7 +211,7 @@ def test_a_strangers_signature_or_none_is_named(desk: ReleaseDesk, signer: Crypt
     assert one.startswith("signatures: channel/timestamp.json: timestamp was signed by 0/1 keys")
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_metadata_however_mangled_is_accepted_or_ends_it(desk: ReleaseDesk, data: st.DataObject) -> None:
     """Pieces of JSON put anywhere: another number, a fraction, deep nesting, other types."""
@@ -224,7 +226,7 @@ def test_no_metadata_however_mangled_is_accepted_or_ends_it(desk: ReleaseDesk, d
     desk.store.put(key, mangled)
     try:
         found = checked(desk, (desk.folder / "keys/public/channel/1.root.json").read_bytes())
-        assert found.breaks or _same_content(mangled, raw)
+        assert found.breaks or _same_signed(mangled, raw)
     finally:
         desk.store.put(key, raw)
 
@@ -239,9 +241,10 @@ def test_a_fraction_in_metadata_is_named(desk: ReleaseDesk, role: str) -> None:
     assert any(f"{key}: holds what signed metadata can't hold" in one for one in checked(desk).breaks)
 
 
-def _same_content(one: bytes, other: bytes) -> bool:
+def _same_signed(one: bytes, other: bytes) -> bool:
+    """Nobody signs how it is written down, nor what stands beside the signatures."""
     try:
-        return bool(json.loads(one) == json.loads(other))
+        return bool(json.loads(one)["signed"] == json.loads(other)["signed"])
     except (ValueError, RecursionError):
         return False
 
@@ -292,8 +295,11 @@ def test_a_rotated_root_is_followed_and_an_old_copy_is_not(desk: ReleaseDesk) ->
     assert "channel/2.root.json: the root you trust isn't there" in one
 
 
-def sign_anew(desk: ReleaseDesk, role: str, change: Callable[[Targets], None]) -> str:
-    """Change targets or the model's role and sign it and all above it with the channel's own keys; its key."""
+def sign_anew(desk: ReleaseDesk, role: str, change: Callable[[Targets], None], *, publish_it: bool = True) -> str:
+    """Change targets or the model's role and sign it and all above it with the channel's own keys; its key.
+
+    Not published, it takes the place of the one that the snapshot names.
+    """
     now = named_now(desk)
     root = Metadata[Root].from_bytes(desk.root).signed
     keyring = Keyring((), folder=desk.folder / "keys", allow_development=True)
@@ -314,6 +320,10 @@ def sign_anew(desk: ReleaseDesk, role: str, change: Callable[[Targets], None]) -
 
     changed = Metadata[Targets].from_bytes(desk.store.get(now[role]))
     change(changed.signed)
+    if not publish_it:
+        changed.signed.version -= 1  # which publish adds
+        publish(role, changed)
+        return now[role]
     snapshot = Metadata[Snapshot].from_bytes(desk.store.get(now["snapshot"]))
     snapshot.signed.meta[f"{role}.json"] = publish(role, changed)
     timestamp = Metadata[Timestamp].from_bytes(desk.store.get(now["timestamp"]))
@@ -399,6 +409,51 @@ def test_a_key_may_not_sign_whatever_it_likes(
     assert any(re.search(why, one) for one in found.breaks), found.breaks
 
 
+def test_what_is_signed_but_was_not_published_is_named(desk: ReleaseDesk) -> None:
+    """The right keys, the right version number: but the snapshot names another file."""
+    key = sign_anew(desk, ROLE, later, publish_it=False)
+    assert [one for one in checked(desk).breaks if "isn't what was published" not in one] == []
+    assert checked(desk).breaks[0].startswith(f"signatures: {key}: isn't what was published")
+
+
+@pytest.mark.parametrize(
+    "said", [{"version": 2}, {"kind": "promoted"}, {"at": "2001-01-01T00:00:00.000000Z"}, {"release": 2},
+             {"expires_at": "2999-01-01T00:00:00.000000Z"}, {"provenance": "00" * 32}, {"event": "00" * 32},
+             {"seq": 6}],
+)  # fmt: skip
+def test_a_signed_release_that_was_not_decided_is_named(desk: ReleaseDesk, said: dict[str, Any]) -> None:
+    """The role's keys sign a release file that says other than the ledger's event."""
+    release = dataclasses.replace(parse_release(desk.store.get(release_now(desk))), **said)
+    raw = release.to_bytes()
+    desk.store.put(release_key(sha256_hex(raw)), raw)
+
+    def change(targets: Targets) -> None:
+        path = release_target("tiny", "champion")
+        targets.targets[path] = TargetFile.from_data(path, raw, ["sha256"])
+        targets.targets[path].unrecognized_fields["custom"] = release.custom()
+
+    sign_anew(desk, ROLE, change)
+    found = checked(desk, desk.root)
+    assert layers(found) == ["release"]
+    assert release_key(sha256_hex(raw)) in found.breaks[0]
+
+
+def test_a_root_that_the_one_before_did_not_sign_is_named(desk: ReleaseDesk) -> None:
+    """A thief's root of the next number, signed by its own key alone."""
+    thief = CryptoSigner.generate_ed25519()
+    root = Root.from_dict(Metadata[Root].from_bytes(desk.root).signed.to_dict())
+    root.version = 2
+    for role in root.roles:
+        root.add_key(thief.public_key, role)
+    root.roles["root"].threshold = 1
+    root.roles["root"].keyids = [thief.public_key.keyid]
+    metadata = Metadata(root)
+    metadata.sign(thief)
+    desk.store.put("channel/2.root.json", metadata.to_bytes())
+    (one,) = checked(desk, desk.root).breaks
+    assert one.startswith("signatures: channel/2.root.json: root was signed by 0/")
+
+
 def test_a_cut_or_rewritten_ledger_is_named(desk: ReleaseDesk) -> None:
     last = event_key("tiny", 7)
     raw = desk.store.get(last)
@@ -464,6 +519,17 @@ def test_a_report_about_something_else_is_named(desk: ReleaseDesk) -> None:
     breaks = checked(desk).breaks
     report = f"gate-reports/{other.details['report']}.json"
     assert f"gate reports: {report}: version is 1, event {gated.seq} says 2" in breaks
+
+
+def test_provenance_of_something_else_is_named(desk: ReleaseDesk) -> None:
+    """A good statement, but of another bundle, or of other gates than the event's."""
+    events = [event for event in verify.walk(desk.store, "tiny").events if event.kind == "promoted"]
+    manifests = {event.bundle: stored_manifest(desk.store, event.bundle) for event in events}
+    first, second = events
+    for name, why in (("provenance", f"isn't of bundle {second.bundle}"), ("gate_report", "doesn't name gate report")):
+        lying = dataclasses.replace(second, details={**second.details, name: first.details[name]})
+        (problem,) = check_provenance(desk.store, [first, lying], manifests).problems
+        assert f"event {second.seq}: provenance/{lying.details['provenance']}.json: provenance: {why}" in problem
 
 
 @pytest.mark.parametrize("how", ["flipped", "emptied", "removed"])

@@ -125,6 +125,33 @@ def test_a_file_that_changes_while_it_is_uploaded_is_refused(s3_store_url: str, 
     assert uploads(client, s3_store_url) == []
 
 
+GONE = b"<Error><Code>NoSuchUpload</Code><Message>gone</Message></Error>"
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_completion_done_before_is_our_own(s3_store_url: str, tmp_path: Path, create: bool) -> None:
+    """Its answer is lost, and S3 no longer knows the upload when it is sent again."""
+    (tmp_path / "source").write_bytes(CONTENT)
+    gone = faults.answering(404, GONE, "Content-Type: application/xml")
+    rules = (Rule(faults.lose_answer, "POST", "uploadId="), Rule(gone, "POST", "uploadId=", skip=1))
+    with through(s3_store_url, *rules) as store:
+        if create:
+            assert store.put_if_absent("k", CONTENT) is True
+        else:
+            assert store.upload("k", tmp_path / "source") == sha256_hex(CONTENT)
+    assert open_store(s3_store_url).get("k") == CONTENT
+
+
+def test_an_upload_that_somebody_else_removed_is_an_error(s3_store_url: str) -> None:
+    gone = faults.answering(404, GONE, "Content-Type: application/xml")
+    with (
+        through(s3_store_url, Rule(gone, "POST", "uploadId=", times=EVERY)) as store,
+        pytest.raises(StoreError, match=r"^k: .*NoSuchUpload"),
+    ):
+        store.put_if_absent("k", CONTENT)
+    assert open_store(s3_store_url).list() == []
+
+
 CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>again</Message></Error>"
 
 

@@ -60,7 +60,7 @@ def promote(store: BlobStore, model: str, seed: int) -> State:
     state = ledger.append(state, "gated", version=version, bundle=made.sha256, by="test", details=verdict)
     details = {
         "gate_report": report,
-        "provenance": _document(store, "provenance", {"subject": made.sha256}),
+        "provenance": _document(store, "provenance", _statement(made.sha256)),
         "expires_at": EXPIRES,
     }
     return ledger.append(state, "promoted", version=version, bundle=made.sha256, by="test", details=details)
@@ -77,6 +77,14 @@ def roll_back(store: BlobStore, model: str) -> State:
     return ledger.append(
         state, "rolled_back", version=event.version, bundle=event.bundle, by="test", reason="test", details=details
     )
+
+
+def _statement(sha256: str) -> dict[str, Any]:
+    subject = {"name": f"bundles/{sha256}/manifest.json", "digest": {"sha256": sha256}}
+    return {
+        "_type": "https://in-toto.io/Statement/v1", "subject": [subject],
+        "predicateType": "https://slsa.dev/provenance/v1", "predicate": {},
+    }  # fmt: skip
 
 
 def _document(store: BlobStore, folder: str, value: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from serving.canonical import canonical_json
 from serving.errors import BlobMissingError, LedgerError, StoreError, TrustError
 from serving.folder_store import FolderStore
 from serving.ledger import Ledger
+from serving.pull import pull
 from serving.release import content_key
 from tests.pipelines.channel.desk import Company, Host, bundle, promote, roll_back, signing
 
@@ -41,6 +42,23 @@ def test_a_host_accepts_every_release_and_finds_all_it_names(
         assert found is not None, key
         found.verify_length_and_hashes(store.get(content_key("a", found.path)))
     assert host.target(f"a/bundles/{bundle('a', 1).sha256}/manifest.json") is None, "only the current release's"
+
+
+def test_our_own_host_installs_it_and_wants_to_be_told_of_development(
+    store: FolderStore, company: Company, tmp_path: Path
+) -> None:
+    promote(store, "a", 1)
+    company.channel().follow("a")
+    root = company.bench().kept.root_file()
+    assert pull(store, root, directory=tmp_path / "desk", model="a").installed.release == 1
+    other = FolderStore(tmp_path / "other")
+    promote(other, "a", 1)
+    development = open_channel(signing(tmp_path / "dev"), other)
+    development.follow("a")
+    root = development.bench.kept.root_file()
+    with pytest.raises(TrustError, match="is a development root"):
+        pull(other, root, directory=tmp_path / "dev-desk", model="a")
+    assert pull(other, root, directory=tmp_path / "dev-desk", model="a", development=True).installed.release == 1
 
 
 def test_a_rollback_is_a_new_release_over_the_old_bundle(store: FolderStore, channel: StoreChannel, host: Host) -> None:

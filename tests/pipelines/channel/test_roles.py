@@ -15,7 +15,7 @@ from pipelines.channel.ceremony import add_signatures, describe_pending, pending
 from pipelines.channel.commands import RoleName
 from pipelines.channel.delegate import delegate
 from pipelines.channel.keys import open_key
-from pipelines.channel.metadata import Held, metadata_key
+from pipelines.channel.metadata import Held, metadata_key, read_model
 from pipelines.channel.publish import StoreChannel, open_channel
 from pipelines.channel.revoke import revoke
 from pipelines.channel.rotate import rotate
@@ -58,10 +58,13 @@ def test_one_of_two_signatures_is_refused_by_publishers_and_hosts(released: Comp
     (signer,) = released.bench("ann").keyring.at_hand(documents.keys_of(root, "root"))
     forged.metadata.sign(signer)
     store.put(metadata_key("root", 2), forged.metadata.to_bytes())
-    with pytest.raises(TrustError, match=r"channel/2\.root\.json: root was signed by 1/2 keys"):
+    with pytest.raises(TrustError, match=r"channel/2\.root\.json: root was signed by 1/2 keys of root 1; .* delete it"):
         released.channel().follow("a")
     with pytest.raises(UnsignedMetadataError, match="1/2 keys"):
         released.host().number("a")
+    store.delete(metadata_key("root", 2))
+    assert released.channel().follow("a") == ()
+    assert released.host().number("a") == 1
 
 
 def test_a_models_threshold_of_two_wants_two(released: Company, store: FolderStore) -> None:
@@ -185,13 +188,35 @@ def test_what_a_revoked_model_key_signed_is_refused(released: Company, store: Fo
     assert released.host().number("a") == 2
 
 
-def publish_by_hand(channel: StoreChannel, model: Held[Targets]) -> None:
+def test_what_a_thief_of_the_snapshot_key_did_to_other_models_is_mended(company: Company, store: FolderStore) -> None:
+    delegate(company.bench("ann"), "b", [company.public("models")])
+    channel = company.channel()
+    promote(store, "a", 1)
+    channel.follow("a")
+    stolen: list[Held[Targets]] = []
+    for seed in (1, 2):
+        promote(store, "b", seed)
+        channel.follow("b")
+        held = read_model(store, channel.bench.view(), "model-b")
+        assert held is not None
+        stolen.append(held)
+    publish_by_hand(channel, stolen[0], "model-b")
+    assert company.host("deceived").number("b") == 1
+    lost = [company.public(name).keyid for name in ("snapshot", "timestamp")]
+    revoke(company.bench("ann", "bob"), lost, [company.public("new")])
+    lines = company.channel("new", "models").follow("a")
+    assert "model-b: release 1 -> 2" in lines
+    assert company.host("fresh").number("b") == 2
+    assert company.host("deceived").number("b") == 2
+
+
+def publish_by_hand(channel: StoreChannel, model: Held[Targets], role: str = "model-a") -> None:
     """What somebody can do who stole the keys of snapshot and timestamp as well."""
     bench = channel.bench
     view = bench.view()
     assert view.snapshot is not None
     bench.store.put(model.key, model.raw)
-    meta = view.snapshot.signed.meta | {"model-a.json": model.named()}
+    meta = view.snapshot.signed.meta | {f"{role}.json": model.named()}
     snapshot = documents.snapshot(meta, view.snapshot.version + 1, later(7)())
     held = documents.sign(snapshot, "snapshot", [view.root], bench.keyring)
     bench.store.put(held.key, held.raw)
@@ -321,6 +346,17 @@ def test_a_development_key_is_refused_by_a_production_channel(
     store.put(forced.key, forced.raw)
     with pytest.raises(SigningError, match=r"timestamp\.pem: is a development key, which a production channel refuses"):
         company.channel("snapshot", "models", f"file2:{tmp_path}/dev/timestamp.pem").refresh()
+
+
+def test_targets_wait_for_the_root_that_lets_their_keys_sign(released: Company) -> None:
+    removed = [released.public(name).keyid for name in ("ann", "bob")]
+    lines = rotate(released.bench("ann", "new"), "targets", add=[released.public("new")], remove=removed)
+    assert lines[-1].endswith("targets.json: not published; waits for the root")
+    for path in pending_files(released.bench()):
+        add_signatures(released.bench("cid"), path)
+    publish_pending(released.bench(*released.online))
+    assert pending_files(released.bench()) == []
+    assert released.host().number("a") == 1
 
 
 def test_ceremonies_dont_cross(released: Company) -> None:

@@ -1,0 +1,35 @@
+"""Fixtures of stores behind a network that fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from serving.blobstore import open_store
+from serving.stores import common
+from tests.faulty_proxy import FaultyProxy
+from tests.faulty_site import ATTEMPTS, CLOUDS, Site, behind, go_through
+
+PAUSES = 0.05
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off is waited for at a fraction of its length."""
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds * PAUSES))
+
+
+@pytest.fixture(params=CLOUDS)
+def site(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, short_pauses: None) -> Iterator[Site]:
+    """An empty store of each cloud, through a proxy that doesn't fail yet."""
+    cloud = request.param
+    url = request.getfixturevalue(f"{cloud}_store_url")
+    direct = open_store(url)
+    monkeypatch.setenv(common.ATTEMPTS_VARIABLE, str(ATTEMPTS))
+    monkeypatch.setenv(common.TIMEOUT_VARIABLE, "2")
+    with FaultyProxy(*behind(cloud)) as proxy:
+        go_through(proxy, cloud, monkeypatch)
+        yield Site(cloud, url, open_store(url), direct, proxy)
