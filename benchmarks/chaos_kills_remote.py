@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from benchmarks.chaos_clouds import Cloud
 from benchmarks.chaos_kills import Point, spread, told
@@ -67,26 +66,20 @@ class Wire:
         return ended.killed
 
 
-class Wired(ExitStack):
-    """Starts what a `Wire` needs and stops it at the end of the block."""
-
-    def __init__(self, cloud: Cloud, folder: Path) -> None:
-        super().__init__()
-        self.cloud, self.folder = cloud, folder
-        self.wire: Wire
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        self.folder.mkdir(parents=True)
-        database = tracking_uri(self.folder)
-        server = self.enter_context(shared_mlflow.running(self.folder, database, str(self.folder / "artifacts")))
+@contextmanager
+def wired(clouds: Iterable[Cloud], folder: Path) -> Iterator[dict[str, Wire]]:
+    """A wire per cloud, by its kind, until the block ends; they share one MLflow server, so only one may be in use."""
+    folder.mkdir(parents=True)
+    with ExitStack() as stack:
+        database = tracking_uri(folder)
+        mlflow = stack.enter_context(shared_mlflow.running(folder, database, str(folder / "artifacts")))
         trap = Trap()
-        proxies = [
-            self.enter_context(Proxy(target, writes, trap))
-            for target, writes in ((self.cloud.endpoint, store_writes), (server.uri, mlflow_writes))
-        ]
-        self.wire = Wire(self.cloud, server.uri, self.folder / "mlflow.db", trap, *proxies)
-        return self
+        mlflow_proxy = stack.enter_context(Proxy(mlflow.uri, mlflow_writes, trap))
+        wires = {}
+        for cloud in clouds:
+            store_proxy = stack.enter_context(Proxy(cloud.endpoint, store_writes, trap))
+            wires[cloud.kind] = Wire(cloud, mlflow.uri, folder / "mlflow.db", trap, store_proxy, mlflow_proxy)
+        yield wires
 
 
 def run_remote_kills(server: ForkServer, scene: Scene, wire: Wire, work: Path, share: float) -> Iterator[Point]:

@@ -17,35 +17,16 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks import chaos_parts
 from benchmarks.chaos_clouds import KINDS
+from benchmarks.chaos_report import Report
 from benchmarks.results import FOLDER, write_results
 
 NOTE = """`points` are kills (before and after every write, and in the middle of those that can be cut) or different disks
 after a power cut; `inconsistent` those after which a promise was broken. S3, Google and Azure are local servers (moto,
 fake-gcs-server, Azurite), MLflow with them is a server too. A planted defect must be caught (1)."""
-
-
-@dataclass
-class Report:
-    """Rows for the results and lines for people."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def count(self, case: str, subject: str, metric: str, value: int, **more: Any) -> None:
-        """One row."""
-        self.rows.append(
-            {"case": case, "subject": subject, "metric": metric, "unit": "count", "value": value, **more}
-        )
-
-    def fail(self, case: str, subject: str, problems: Sequence[str]) -> None:
-        """What was found, in full."""
-        self.failures += [f"{case} {subject}: {problem}" for problem in problems]
 
 
 def run(share: float, stores: Sequence[str], parts: Sequence[str], folder: Path) -> Report:

@@ -343,7 +343,7 @@ class SweepRoot:
     sweep: SweepConfig
 
 
-T = TypeVar("T", Config, Operation, SweepRoot)
+T = TypeVar("T")
 
 
 def load_config(overrides: Sequence[str], *, beside: Path | None = None) -> Config:
@@ -351,20 +351,21 @@ def load_config(overrides: Sequence[str], *, beside: Path | None = None) -> Conf
 
     `beside` is a second folder like conf/, for an experiment that isn't in conf/ (yet).
     """
-    return _load(Config, "config", overrides, beside)
+    return load(Config, "config", overrides, beside)
 
 
 def load_operation(overrides: Sequence[str]) -> Operation:
     """The configuration of an operation; raises ConfigError with every problem found."""
-    return _load(Operation, "operation", overrides)
+    return load(Operation, "operation", overrides)
 
 
 def load_sweep(overrides: Sequence[str]) -> SweepConfig:
     """The sweep itself, from the overrides of `sweep` and `sweep.*`; raises ConfigError with every problem found."""
-    return _load(SweepRoot, "sweep", overrides).sweep
+    return load(SweepRoot, "sweep", overrides).sweep
 
 
-def _load(kind: type[T], name: str, overrides: Sequence[str], beside: Path | None = None) -> T:
+def load(kind: type[T], name: str, overrides: Sequence[str], beside: Path | None = None) -> T:
+    """`conf/<name>.yaml` with overrides, as a closed dataclass; raises ConfigError with every problem found."""
     problems: list[str] = []
     accepted = [text for text in (_check_override(override, problems, beside) for override in overrides) if text]
     if beside is not None:

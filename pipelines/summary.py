@@ -9,6 +9,7 @@ Run: python -m pipelines.summary [key=value ...]
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.channel.kept import Kept
 from pipelines.config import FAMILIES, Config, Task
 from serving.blobstore import open_store
 from serving.errors import DataError
@@ -65,7 +67,8 @@ def next_commands(lines: list[Line], store: str, root: Path) -> list[str]:
         if first is not None:
             verb, _, rest = use.partition(" ")
             commands += [
-                f".venv/bin/python -m pipelines.promote model={first.model} version={first.version} approve_by=$USER",
+                f".venv/bin/python -m pipelines.promote model={first.model} version={first.version} "
+                "approve_by=$(whoami)",
                 f".venv/bin/strikeforge-host pull --model {first.model} --store {shlex.quote(store)} "
                 f"--root {shlex.quote(str(root))} --to host --development",
                 f".venv/bin/strikeforge-host {verb} --from host --model {first.model} {rest}",
@@ -99,7 +102,8 @@ def run(cfg: Config) -> None:
     if compared.exists():
         console.print(f"all families side by side: {compared}")
     console.print("next:")
-    for command in next_commands(lines, cfg.storage.url):
+    keys = Path(os.environ.get("STRIKEFORGE_KEYS", "keys/development"))  # conf/signing/development.yaml
+    for command in next_commands(lines, cfg.storage.url, Kept(keys).root_file()):
         console.print(f"  {command}")
 
 

@@ -1,4 +1,4 @@
-"""A cloud store as its users see it through a failing network, and as it really is; the fixture is in tests/contract."""
+"""A cloud store as its users see it through a failing network, and as it really is (fixture: tests/contract)."""
 
 from __future__ import annotations
 

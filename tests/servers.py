@@ -59,7 +59,7 @@ def fake_gcs() -> Iterator[str]:
 
     def command(port: int) -> list[str]:
         url = f"http://{HOST}:{port}"
-        where = ["-scheme", "http", "-host", HOST, "-port", str(port), "-external-url", url, "-public-host", url]
+        where = ["-scheme", "http", "-host", HOST, "-port", str(port), "-external-url", url]
         return [str(programs[0]), *where, "-backend", "memory", "-log-level", "warn"]
 
     with _running("fake-gcs-server", command) as port:
@@ -148,7 +148,7 @@ def _running(
         for _ in range(ATTEMPTS):
             port = _free_port()
             process = subprocess.Popen(
-                list(command(port)),
+                [*_dies_with_us(), *command(port)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -164,6 +164,15 @@ def _running(
             yield port
         finally:
             _stop(process, stop_signal)
+
+
+def _dies_with_us() -> list[str]:
+    """What to put before a command so that a killed test run leaves no server behind (Linux; else it may).
+
+    The system counts by thread: a server ends with the thread that started it.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def _started(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +43,25 @@ def test_a_server_is_stopped_by_an_error_too() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert not listens(*ports)
+
+
+@pytest.mark.cloud
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
+def test_a_killed_run_leaves_no_server_behind() -> None:
+    code = """
+import os, signal
+from tests import servers
+with servers.fake_gcs() as url:
+    print(url, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    port = int(done.stdout.strip().rpartition(":")[2])
+    deadline = time.monotonic() + 20
+    while listens(port):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_server_that_ends_at_once_says_why() -> None:

@@ -97,9 +97,7 @@ def load_command(overrides: Sequence[str]) -> ChannelCommand:
         if "PRIVATE KEY" in text:
             name = text.partition("=")[0]
             raise ConfigError([f"{name}: a private key itself was given; say where it is (file2:PATH, envvar:NAME)"])
-    load: Any = config._load
-    loaded: ChannelCommand = load(ChannelCommand, "channel", overrides)
-    return loaded
+    return config.load(ChannelCommand, "channel", overrides)
 
 
 def public_keys(files: Sequence[str]) -> list[SSlibKey]:

@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 
 from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
-from tuf.api.serialization import DeserializationError
+from tuf.api.serialization import DeserializationError, SerializationError
 
 from pipelines.channel.keys import KIND_FIELD
 from serving.blobstore import BlobStore
@@ -109,6 +109,8 @@ def verify(by: Root | Targets, role: str, held: Held[T], remedy: str = REBUILD) 
         by.verify_delegate(role, held.metadata.signed_bytes, held.metadata.signatures)
     except UnsignedMetadataError as error:
         raise TrustError(f"{held.key}: {error} of {by.type} {by.version}; {remedy}") from error
+    except SerializationError as error:  # a fraction, say: nobody can have signed it
+        raise TrustError(f"{held.key}: holds what TUF's canonical JSON can't; {remedy}") from error
     except ValueError as error:
         raise TrustError(f"{held.key}: {by.type} {by.version} names no role {role}") from error
 

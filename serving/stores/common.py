@@ -158,8 +158,8 @@ def require_sha256(key: str, found: str, recorded: str | None) -> None:
     """StoreError unless content has the sha256 recorded with it; foreign objects have none."""
     if recorded is not None and found != recorded:
         raise StoreError(
-            f"{key}: arrived with sha256 {found[:12]}..., was written with {recorded[:12]}...: damaged on the way or in "
-            "the store; try again, and if it stays so write it anew"
+            f"{key}: arrived with sha256 {found[:12]}..., was written with {recorded[:12]}...: damaged on the way or "
+            "in the store; try again, and if it stays so write it anew"
         )
 
 

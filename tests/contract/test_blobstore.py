@@ -310,7 +310,7 @@ import sys
 import serving.folder_store, serving.stores.azure, serving.stores.gcs, serving.stores.s3
 from serving.blobstore import open_store
 open_store("store")
-sys.exit(", ".join(sorted({name for name in sys.modules} & {"boto3", "botocore", "google.cloud", "azure"})))
+sys.exit(", ".join(sorted(sys.modules.keys() & {"boto3", "botocore", "google.cloud", "google.auth", "azure"})) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr

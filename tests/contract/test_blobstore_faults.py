@@ -279,7 +279,7 @@ def test_an_unknown_bucket_is_said_by_name(cloud: str, request: pytest.FixtureRe
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_a_closed_port_ends_in_an_error(
-    cloud: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cloud: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, short_pauses: None
 ) -> None:
     url = request.getfixturevalue(f"{cloud}_store_url")
     host, port = behind(cloud)

@@ -86,22 +86,55 @@ def test_a_second_repro_runs_no_stage_and_registers_nothing(reproduced: tuple[Pa
     assert sorted((folder / "store/ledger/pricing_lstm").iterdir()) == events
 
 
+def typed(*beginnings: str) -> list[str]:
+    """The README's command lines that begin so, without comments, as they stand there."""
+    lines = [line.partition("  #")[0].strip() for line in README.splitlines() if not line.startswith(" ")]
+    found = [line for line in lines for beginning in beginnings if line.startswith(beginning)]
+    assert len(found) >= len(beginnings)
+    return found
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
 @pytest.mark.slow
-def test_promote_price_tamper_and_roll_back(reproduced: tuple[Path, str]) -> None:
+def test_promote_pull_price_verify_roll_back(reproduced: tuple[Path, str]) -> None:
     folder, _ = reproduced
-    price = "strikeforge-host price --model pricing_lstm --store store --development --demo --out prices.csv"
-    command(folder, price, expect=6)  # nothing is champion yet
-    assert "champion" in command(folder, "python -m pipelines.promote model=pricing_lstm version=1")
+    (pull,) = typed("strikeforge-host pull --model pricing_lstm")
+    (price,) = typed("strikeforge-host price --from host --model pricing_lstm --demo")
+    (verify,) = typed("python -m pipelines.verify")
+    assert "Traceback" not in command(folder, f"{pull} 2>&1", expect=3)  # there is no such root file yet
+    for line in typed("python -m pipelines.promote"):
+        assert "is champion, release 1" in command(folder, line)
+    assert "signed" in command(folder, pull)
     printed = command(folder, price)
     assert "volatilities as expected" in printed
     assert len((folder / "prices.csv").read_text().splitlines()) > 400
-    rolled = command(folder, "python -m pipelines.rollback model=pricing_lstm reason=test", expect=6)
+    for line in typed("strikeforge-host pull --model surface_vae", "strikeforge-host inspect --from host"):
+        assert "surface_vae" in command(folder, line)
+    command(folder, verify)
+    (rollback,) = typed("python -m pipelines.rollback")
+    rolled = command(folder, rollback, expect=6)  # needs a champion before it
     assert "Traceback" not in rolled
+
+
+@pytest.mark.slow
+def test_what_was_tampered_with_is_refused(reproduced: tuple[Path, str]) -> None:
+    folder, _ = reproduced
+    (pull,) = typed("strikeforge-host pull --model pricing_lstm")
+    (price,) = typed("strikeforge-host price --from host --model pricing_lstm --demo")
+    (verify,) = typed("python -m pipelines.verify")
     bundle = json.loads((folder / "artifacts/register/pricing_lstm/version.json").read_text())["bundle_sha256"]
-    head = folder / "store/bundles" / bundle / "member-0/head.onnx"
-    content = bytearray(head.read_bytes())
-    content[1000] ^= 1
-    head.write_bytes(content)
+    flip(folder / "store/bundles" / bundle / "member-0/head.onnx")
+    for line, code in ((pull.replace("--to host", "--to another"), 10), (verify, 10)):
+        refused = command(folder, line, expect=code)
+        assert "head.onnx" in refused
+        assert "Traceback" not in refused
+    assert "volatilities as expected" in command(folder, price)  # what was installed stays
+    flip(folder / "host/pricing_lstm/champion/current/bundle/member-0/head.onnx")
     refused = command(folder, price, expect=5)
     assert "head.onnx" in refused
-    assert "Traceback" not in refused

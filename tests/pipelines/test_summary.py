@@ -81,21 +81,25 @@ def test_table_holds_each_models_error_and_its_own_best_baseline(
 
 def test_next_commands_promote_and_use_one_model_of_each_task(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = printed(three, capsys).split("next:\n")[1].splitlines()
-    host = f"--channel champion --store '{three}/sto re'"
+    pull = f"--store '{three}/sto re' --root keys/development/public/channel/1.root.json --to host --development"
     assert [line.strip() for line in shown] == [
-        ".venv/bin/python -m pipelines.promote model=pricing_lstm version=3",
-        f".venv/bin/strikeforge-host price --model pricing_lstm {host} --demo --out prices.csv",
-        ".venv/bin/python -m pipelines.promote model=surface_vae version=2",
-        f".venv/bin/strikeforge-host inspect --model surface_vae {host} --demo",
+        ".venv/bin/python -m pipelines.promote model=pricing_lstm version=3 approve_by=$(whoami)",
+        f".venv/bin/strikeforge-host pull --model pricing_lstm {pull}",
+        ".venv/bin/strikeforge-host price --from host --model pricing_lstm --demo --out prices.csv",
+        ".venv/bin/python -m pipelines.promote model=surface_vae version=2 approve_by=$(whoami)",
+        f".venv/bin/strikeforge-host pull --model surface_vae {pull}",
+        ".venv/bin/strikeforge-host inspect --from host --model surface_vae --demo",
     ]
 
 
 def test_next_commands_are_ones_the_host_understands(three: Path) -> None:
     parser = cli._parser()
-    for line in summary.next_commands(summary.collect(three / "out"), "a folder; rm -rf /"):
+    for line in summary.next_commands(summary.collect(three / "out"), "a folder; rm -rf /", Path("a root")):
         words = shlex.split(line)
         if words[0].endswith("strikeforge-host"):
-            assert parser.parse_args(words[1:]).store == "a folder; rm -rf /"
+            given = parser.parse_args(words[1:])
+            if given.command == "pull":
+                assert (given.store, given.root) == ("a folder; rm -rf /", Path("a root"))
 
 
 def test_the_comparison_is_named_where_there_is_one(three: Path, capsys: pytest.CaptureFixture[str]) -> None:

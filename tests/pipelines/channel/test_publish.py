@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -359,3 +360,16 @@ def test_development_and_production_dont_mix(store: FolderStore, company: Compan
     open_channel(signing(tmp_path / "dev"), other).follow("a")
     with pytest.raises(SigningError, match="has a development channel, but signing is production"):
         open_channel(signing(tmp_path / "prod", kind="production"), other).follow("a")
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "model-a"])
+def test_a_fraction_in_metadata_is_told(store: FolderStore, channel: StoreChannel, role: str) -> None:
+    """TUF's canonical JSON holds no fractions, so nobody can have signed one."""
+    promote(store, "a", 1)
+    channel.follow("a")
+    (key,) = [key for key in store.list("channel/") if key.endswith(f"{role}.json")]
+    value = json.loads(store.get(key))
+    value["signed"]["x"] = 1.5
+    store.put(key, json.dumps(value).encode())
+    with pytest.raises(TrustError, match=f"^{key}: "):
+        channel.follow("a")
