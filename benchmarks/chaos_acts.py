@@ -27,7 +27,6 @@ from pipelines import rollback as rolling_back
 from pipelines.channel.publish import Channel
 from pipelines.errors import FollowUpError
 from pipelines.register import register
-from pipelines.registry import open_registry
 from serving.blobstore import open_store
 from serving.errors import StoreError
 from tests.tiny_bundle import tiny_bundle
@@ -176,9 +175,14 @@ def traced(name: str, place: Place, mode: Mode, stop_at: int, log: Path | None, 
 
 
 def warm_up() -> None:
-    """Import what acts import, SDKs included, so that forked processes needn't."""
+    """Do everything once, SDKs included, so that forked processes find it imported, parsed and compiled."""
+    os.environ.update(ENVIRONMENT)
     with tempfile.TemporaryDirectory() as folder:
-        open_registry(f"sqlite:///{folder}/mlflow.db").aliases(MODEL)
+        place = Place.local(Path(folder))
+        prepare("first_promotion", place)
+        do_promote(place, 1)
+        do_pull(place)
+        do_reconcile(place)
     for url in ("s3://chaos", "gs://chaos", "az://chaos"):
         with suppress(StoreError):  # without credentials; the SDK is imported by then
             open_store(url)

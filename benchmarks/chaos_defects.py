@@ -16,8 +16,8 @@ from serving.blobstore import BlobStore
 
 def no_fsync() -> None:
     """Nothing waits for the disk."""
-    os.fsync = lambda fd: None  # type: ignore[assignment]
-    os.fdatasync = lambda fd: None  # type: ignore[assignment]
+    os.fsync = lambda fd: None
+    os.fdatasync = lambda fd: None
 
 
 def no_channel() -> None:

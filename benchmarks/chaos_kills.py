@@ -94,9 +94,9 @@ def run_kills(server: ForkServer, scene: Scene, work: Path, share: float) -> Ite
 
 
 def spread(items: Sequence[T], share: float) -> list[T]:
-    """This share of the items, evenly spread, the last one among them; at least one."""
+    """This share of the items, evenly spread; at least one."""
     count = max(1, round(len(items) * share))
-    return [items[(place + 1) * len(items) // count - 1] for place in range(count)]
+    return [items[int((place + 0.5) * len(items) / count)] for place in range(count)]
 
 
 def _inside_transaction(operation: Operation) -> bool:

@@ -49,7 +49,7 @@ def _outage(
     server: ForkServer, scene: Scene, local: Place, mlflow: shared_mlflow.Server, proxy: Proxy, *, away: bool
 ) -> Point:
     decided = len(scene.after.events)
-    died = []
+    died: list[str] = []
 
     def arrived(number: int, what: str) -> None:
         if not died and not away and len(Ledger(local.store, MODEL).events()) == decided:

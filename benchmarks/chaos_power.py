@@ -48,9 +48,14 @@ def run_kills_then_cut(server: ForkServer, scene: Scene, work: Path, share: floa
         for mode, stop_at in ((Mode.AFTER, write.number), (Mode.RECORD, 0)):
             for operation in _run(server, scene, place, mode, stop_at, work / "log", ""):
                 disk.apply(operation)
-        for name, tree in disk.worst():
-            where = f"killed after {_what(write, place)}, typed again, then cut, {name}"
-            yield _point(server, scene, work, where, tree, place, reported=True)
+        name, tree = next(disk.worst())
+        where = f"killed after {_what(write, place)}, typed again, then cut, {name}"
+        left = _written(tree, work / "left", place)
+        problems = [
+            *told(server.call("benchmarks.chaos_checks:check_reported", left, scene.after)),
+            *told(server.call("benchmarks.chaos_checks:check_repair", left, scene.before, scene.after)),
+        ]
+        yield Point(scene.name, where, tuple(problems))
 
 
 def _fresh(scene: Scene, folder: Path) -> Place:
@@ -74,15 +79,19 @@ def _point(
     server: ForkServer, scene: Scene, work: Path, where: str, tree: Tree, source: Place, *, reported: bool
 ) -> Point:
     """Check the disk twice: one copy is reconciled, in one the act is typed again."""
-    left, again = Place.local(work / "left"), Place.local(work / "again")
-    for place in (left, again):
-        shutil.rmtree(place.folder, ignore_errors=True)
-        write_tree(tree, place.folder)
-        rebase(place.folder / "mlflow.db", {source.folder.as_uri(): place.folder.as_uri()})
+    left, again = (_written(tree, work / name, source) for name in ("left", "again"))
     problems: tuple[str, ...] = ()
     if reported:
         problems = told(server.call("benchmarks.chaos_checks:check_reported", left, scene.after))
     return Point(scene.name, where, (*problems, *checked(server, scene, left, again)))
+
+
+def _written(tree: Tree, folder: Path, source: Place) -> Place:
+    """The disk in a folder, with MLflow's paths leading there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_tree(tree, folder)
+    rebase(folder / "mlflow.db", {source.folder.as_uri(): folder.as_uri()})
+    return Place.local(folder)
 
 
 def _what(operation: Operation, place: Place) -> str:

@@ -2,8 +2,9 @@
 
 In: nothing but this machine; real servers of every kind of store are started on it. Out: `results/chaos-release.jsonl`
 and `.md`; exit code 1 if anything was inconsistent, a race had two winners, a forged store was accepted or a planted
-defect went unnoticed. The parts: kill points (chaos_kills.py, chaos_kills_remote.py), power cuts (chaos_power.py), races
-(chaos_races.py), an MLflow outage (chaos_outage.py), forged stores (tests/forgeries.py), defects (chaos_plants.py).
+defect went unnoticed. The parts: kill points (chaos_kills.py, chaos_kills_remote.py), power cuts (chaos_power.py),
+races (chaos_races.py), an MLflow outage (chaos_outage.py), forged stores (tests/forgeries.py), defects
+(chaos_plants.py).
 Invariant: a part that can't run is an error; nothing is left out in silence.
 
 Run: python -m benchmarks.chaos_release [--share 0.1] [--stores folder,s3,gcs,azure] [--parts kills,power,...]
@@ -12,6 +13,7 @@ Run: python -m benchmarks.chaos_release [--share 0.1] [--stores folder,s3,gcs,az
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -24,15 +26,18 @@ from benchmarks.chaos_clouds import KINDS
 from benchmarks.chaos_report import Report
 from benchmarks.results import FOLDER, write_results
 
-NOTE = """`points` are kills (before and after every write, and in the middle of those that can be cut) or different disks
-after a power cut; `inconsistent` those after which a promise was broken. S3, Google and Azure are local servers (moto,
-fake-gcs-server, Azurite), MLflow with them is a server too. A planted defect must be caught (1)."""
+NOTE = """`points` are kills (before and after every write, and in the middle of those that can be cut) or different
+disks after a power cut; `inconsistent` those after which a promise was broken. S3, Google and Azure are local servers
+(moto, fake-gcs-server, Azurite), MLflow with them is a server too. A planted defect must be caught (1)."""
+MEMORY = Path("/dev/shm")  # a file system without a disk: syncs are traced, not waited for
+ROOM_BYTES = 1 << 30
 
 
 def run(share: float, stores: Sequence[str], parts: Sequence[str], folder: Path) -> Report:
     """All of it, or a share; raises what keeps a part from running."""
     report = Report()
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name, ExitStack() as stack:
+    memory = MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES else None
+    with tempfile.TemporaryDirectory(prefix="chaos-", dir=memory) as name, ExitStack() as stack:
         bench = chaos_parts.Bench.started(stack, Path(name), stores, share)
         for part in parts:
             started = time.monotonic()

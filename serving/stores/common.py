@@ -31,7 +31,7 @@ from serving.errors import StoreError
 
 WRITERS = "strikeforgewriters"  # metadata names; Azure wants identifiers, and gateways drop underscores
 SHA256 = "strikeforgesha256"
-CHAIN_LENGTH = 16  # writer ids kept: as many successful swaps may happen while one writer waits for its answer
+CHAIN_LENGTH = 64  # writer ids kept (S3 takes 2 KB): so many swaps may happen while one writer waits for an answer
 SUPERSEDED = '"superseded"'  # no store's etag, and no generation
 MAX_PREFIX_BYTES = 120  # with the longest key it stays below the 1024 bytes S3 and GCS allow
 SHOWN_FROM_BYTES = 32 << 20  # transfers from this size on show their progress on a terminal

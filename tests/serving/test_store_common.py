@@ -38,7 +38,7 @@ def test_the_longest_key_fits_below_the_longest_prefix() -> None:
     assert len(location.name_of(longest).encode()) <= 1024
 
 
-WRITERS = st.lists(st.binary(min_size=8, max_size=8).map(bytes.hex), max_size=40)
+WRITERS = st.lists(st.binary(min_size=8, max_size=8).map(bytes.hex), max_size=100)
 
 
 @given(WRITERS)
@@ -47,7 +47,7 @@ def test_a_chain_keeps_the_latest_writers_and_fits_into_metadata(writers: list[s
     for writer in writers:
         chain = common.chain_after(writer, common.writers_of(chain))
     assert common.writers_of(chain) == tuple(writers[-common.CHAIN_LENGTH :])
-    assert len(chain) < 300  # S3 allows 2 KB of metadata
+    assert len(chain) < 1200  # S3 allows 2 KB of metadata
     assert common.split_etag(common.join_etag('"native"', chain)) == ('"native"', common.writers_of(chain))
 
 
