@@ -3,8 +3,8 @@
 In: scenes. Out: one `Point` per kill, with what chaos_checks.py found wrong. A first run records the writes of the act,
 every one below the place's folder as libc saw it: the store's, MLflow's database and files, the signing keys'.
 Invariants: each kill happens in a process of its own, in a fresh copy of the scene; one that didn't happen where it
-should is an error, not a pass. Of a transaction of SQLite's, the journal's making, the database's own pages and the
-commit (the journal's removal) are killed at, not each page of the journal.
+should is an error, not a pass. Of a transaction of SQLite's, the journal's making, the database's first page and the
+commit (the journal's removal) are killed at, not every page.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.chaos_scenes import Scene
 from benchmarks.chaos_trace import Kind, Mode, Operation, read_log
 from benchmarks.chaos_worker import Ended, ForkServer
 
+DATABASE = "mlflow.db"
 T = TypeVar("T")
 
 
@@ -46,8 +47,9 @@ def recorded(server: ForkServer, scene: Scene, work: Path) -> list[Operation]:
 def kill_points(operations: Sequence[Operation]) -> list[tuple[Mode, int, str]]:
     """Every kill: before and after each write, and in the middle of those that have one."""
     points = []
-    for write in operations:
-        if write.kind is Kind.SYNC or _inside_transaction(write):
+    writes = [operation for operation in operations if operation.kind is not Kind.SYNC]
+    for before, write in zip([None, *writes], writes, strict=False):
+        if _inside_transaction(before, write):
             continue
         what = f"{write.kind.name.lower()} {write.path} (number {write.number})"
         points.append((Mode.BEFORE, write.number, f"before {what}"))
@@ -99,10 +101,11 @@ def spread(items: Sequence[T], share: float) -> list[T]:
     return [items[int((place + 0.5) * len(items) / count)] for place in range(count)]
 
 
-def _inside_transaction(operation: Operation) -> bool:
-    """Whether it is one of the many writes of one transaction of SQLite's, of which first and last are enough."""
-    within = operation.path.startswith("mlflow.db") and operation.kind in (Kind.WRITE, Kind.TRUNCATE)
-    return within and operation.path != "mlflow.db"
+def _inside_transaction(before: Operation | None, write: Operation) -> bool:
+    """Whether it is one of many pages of one transaction of SQLite's, of which the first of the database is enough."""
+    if write.kind not in (Kind.WRITE, Kind.TRUNCATE) or not write.path.startswith(DATABASE):
+        return False
+    return write.path != DATABASE or (before is not None and (before.kind, before.path) == (write.kind, write.path))
 
 
 def _relative(operation: Operation, folder: Path) -> Operation:

@@ -39,13 +39,16 @@ class Wire:
     store_proxy: Proxy
     mlflow_proxy: Proxy
 
-    def place(self, scene: Scene, folder: Path, blobs: Blobs, database: Path) -> Place:
-        """A place with this content, in a new store; its MLflow is the server's, which holds one place at a time."""
+    def place(self, source: Path, folder: Path, blobs: Blobs, database: Path) -> Place:
+        """A place with keys and host of the folder `source`, these blobs in a new store, and this MLflow database.
+
+        MLflow's server holds one place at a time.
+        """
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name in HOST_FOLDERS:
-            if (scene.place.folder / name).is_dir():
-                shutil.copytree(scene.place.folder / name, folder / name, symlinks=True)
+            if (source / name).is_dir():
+                shutil.copytree(source / name, folder / name, symlinks=True)
         place = Place(folder, self.cloud.new_store(), self.mlflow)
         seed(place.store, blobs)
         copy_database(database, self.database)
@@ -84,20 +87,21 @@ def wired(clouds: Iterable[Cloud], folder: Path) -> Iterator[dict[str, Wire]]:
 
 def run_remote_kills(server: ForkServer, scene: Scene, wire: Wire, work: Path, share: float) -> Iterator[Point]:
     """The kill points of a scene, or this share of them, evenly spread."""
+    start = scene.place.folder
     blobs = blobs_of(scene.place.store)
-    begin = scene.place.folder / "mlflow.db"
-    wire.act(server, scene, wire.place(scene, work / "recorded", blobs, begin))
+    wire.act(server, scene, wire.place(start, work / "recorded", blobs, start / "mlflow.db"))
     writes = list(wire.trap.writes)
     points = [(number, after) for number in range(1, len(writes) + 1) for after in (False, True)]
     for number, after in spread(points, share):
-        place = wire.place(scene, work / "left", blobs, begin)
+        place = wire.place(start, work / "killed", blobs, start / "mlflow.db")
         where = f"{'after' if after else 'before'} request {number} of {len(writes)}, {_named(writes[number - 1])}"
         if not wire.act(server, scene, place, number, after=after):
             raise RuntimeError(f"{scene.name}: should have been killed {where}")
-        left = blobs_of(place.store)
-        copy_database(wire.database, work / "left.db")
-        repair = server.call("benchmarks.chaos_checks:check_repair", place, scene.before, scene.after)
-        again = wire.place(scene, work / "again", left, work / "left.db")
+        killed, left = place.folder, blobs_of(place.store)
+        copy_database(wire.database, work / "killed.db")
+        repaired = wire.place(killed, work / "left", left, work / "killed.db")
+        repair = server.call("benchmarks.chaos_checks:check_repair", repaired, scene.before, scene.after)
+        again = wire.place(killed, work / "again", left, work / "killed.db")
         repeat = server.call("benchmarks.chaos_checks:check_again", scene.name, again, scene.after)
         yield Point(scene.name, where, (*told(repair), *told(repeat)))
 

@@ -9,7 +9,7 @@ Invariant: the outage is exactly where it is said to be; a server that was never
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from tests import shared_mlflow
 from tests.tiny_registry import tracking_uri
 
 
-def run_outages(server: ForkServer, scenes: Sequence[Scene], work: Path) -> Iterator[Point]:
-    """Each scene twice: MLflow dies right after the decision; MLflow is away all the time."""
+def run_outages(server: ForkServer, cases: Iterable[tuple[Scene, bool]], work: Path) -> Iterator[Point]:
+    """Each a scene and whether MLflow is away all the time; else it dies right after the decision."""
     folder = work / "mlflow"
     folder.mkdir(parents=True)
     with ExitStack() as stack:
@@ -35,14 +35,13 @@ def run_outages(server: ForkServer, scenes: Sequence[Scene], work: Path) -> Iter
         mlflow = stack.enter_context(shared_mlflow.running(folder, database, str(folder / "artifacts")))
         trap = Trap()
         proxy = stack.enter_context(Proxy(mlflow.uri, lambda method, path: True, trap))
-        for scene in scenes:
-            for away in (False, True):
-                shutil.rmtree(work / "place", ignore_errors=True)
-                local = copy_local(scene.place, Place.local(work / "place"))
-                copy_database(local.folder / "mlflow.db", folder / "mlflow.db")
-                if away:
-                    mlflow.kill()
-                yield _outage(server, scene, local, mlflow, proxy, away=away)
+        for scene, away in cases:
+            shutil.rmtree(work / "place", ignore_errors=True)
+            local = copy_local(scene.place, Place.local(work / "place"))
+            copy_database(local.folder / "mlflow.db", folder / "mlflow.db")
+            if away:
+                mlflow.kill()
+            yield _outage(server, scene, local, mlflow, proxy, away=away)
 
 
 def _outage(

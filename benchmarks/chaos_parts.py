@@ -19,10 +19,9 @@ from benchmarks.chaos_clouds import Cloud, cloud
 from benchmarks.chaos_kills import Point, run_kills
 from benchmarks.chaos_kills_remote import run_remote_kills, wired
 from benchmarks.chaos_outage import run_outages
-from benchmarks.chaos_places import MODEL
 from benchmarks.chaos_plants import run_plants
 from benchmarks.chaos_power import run_cuts, run_kills_then_cut
-from benchmarks.chaos_races import VERSIONS, Racers, run_races
+from benchmarks.chaos_races import PER_GROUND, VERSIONS, Racers, run_races
 from benchmarks.chaos_report import Report
 from benchmarks.chaos_scenes import Scene, make_scenes
 from benchmarks.chaos_seeds import racing_ground, seed
@@ -33,7 +32,6 @@ from tests import forgeries
 
 RACES = 200
 FORGED = 500  # at least so many in a whole run
-DECIDING = ("promote", "rollback")
 # An emptied MLflow is filled anew with one kind of store only: what is written is MLflow's, the same for all.
 REMOTE = ("promote", "rollback", "reconcile", "reconcile_empty_channel", "reconcile_empty_mlflow")
 CUT = ("first_promotion", "promote", "rollback", "pull", "reconcile_empty_channel")
@@ -122,17 +120,15 @@ def power(bench: Bench, report: Report) -> None:
 
 def races(bench: Bench, report: Report) -> None:
     """Races over each store."""
-    ground = racing_ground(MODEL, VERSIONS)
     count = max(1, round(RACES * bench.share))
+    grounds = {f"race-{number}": racing_ground(f"race-{number}", VERSIONS) for number in range(-(-count // PER_GROUND))}
     with Racers.started() as racers:
         for kind, where in bench.clouds.items():
-
-            def fresh(where: Cloud = where) -> tuple[str, str]:
-                url = where.new_store()
-                seed(open_store(url), ground)
-                return url, MODEL
-
-            done = run_races(count, fresh, racers)
+            url = where.new_store()
+            store = open_store(url)
+            for blobs in grounds.values():
+                seed(store, blobs)
+            done = run_races(count, [(url, model) for model in grounds], racers)
             report.count("races", kind, "races", len(done))
             report.count("races", kind, "double_wins", sum(race.double_wins for race in done))
             wrong = [f"race {race.number}: {problem}" for race in done for problem in race.problems]
@@ -144,8 +140,11 @@ def outage(bench: Bench, report: Report) -> None:
     """MLflow away while something is decided."""
 
     def job(server: ForkServer, folder: Path) -> None:
-        scenes = [bench.scenes[name] for name in DECIDING]
-        report.points("mlflow_outage", "folder", "", run_outages(server, scenes, folder))
+        promote, rollback = bench.scenes["promote"], bench.scenes["rollback"]
+        cases = [(promote, False), (rollback, True)]
+        if bench.share == 1.0:
+            cases += [(promote, True), (rollback, False)]
+        report.points("mlflow_outage", "folder", "", run_outages(server, cases, folder))
 
     bench.all_at_once([job])
     report.sum_points("mlflow_outage")

@@ -81,13 +81,9 @@ def _planted(server: ForkServer, scene: Scene, folder: Path, defect: str) -> Ite
 
 def _overwriting(folder: Path) -> Iterator[str]:
     ground = racing_ground(MODEL, VERSIONS)
-    numbers = itertools.count()
-
-    def fresh() -> tuple[str, str]:
-        store = folder / str(next(numbers))
+    stores = [folder / str(number) for number in range(RACES)]
+    for store in stores:
         seed(open_store(store), ground)
-        return str(store), MODEL
-
     with Racers.started("overwrite") as racers:
-        for race in run_races(RACES, fresh, racers):
+        for race in run_races(RACES, [(str(store), MODEL) for store in stores], racers, per_ground=1):
             yield from race.problems

@@ -1,6 +1,6 @@
 """Races on one ledger: 2 to 8 long-lived processes that have all seen the same state decide at the same moment.
 
-In: a store per batch of races, holding registered versions. Out: `Race`s, each with what is wrong with it.
+In: ledgers with registered versions, one per few races. Out: `Race`s, each with what is wrong with it.
 Each process promotes, rolls back or registers; a barrier holds all of them at their first write to the ledger, after
 everything they look at. Losers then publish the channel at the same time as the winner does, if there is one.
 What must hold: exactly one succeeds; its event, and nothing of anybody else's decisions, is in the ledger; events are
@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -26,11 +26,12 @@ from benchmarks.chaos_stand_ins import StillChannel, memory_registry
 from serving.blobstore import BlobStore, open_store
 from serving.errors import StrikeforgeError
 from serving.events import Event
-from serving.ledger import Ledger, LedgerRaceError
+from serving.ledger import Ledger, LedgerRaceError, State, fold
 
 LEAST, MOST = 2, 8
 DEADLINE_SECONDS = 60.0
-VERSIONS = 6  # registered with a bundle before the first race
+VERSIONS = 3  # registered with a bundle before the first race, 1 and 2 promoted
+PER_GROUND = 5  # races on one ledger, which is read again and again and grows
 ACTS = ("promote", "rollback", "register")
 
 
@@ -143,49 +144,48 @@ class Racers:
 
 
 def run_races(
-    count: int,
-    fresh_store: Callable[[], tuple[str, str]],
-    racers: Racers,
-    *,
-    seed: int = 1,
-    per_store: int = 10,
+    count: int, grounds: Iterable[tuple[str, str]], racers: Racers, *, per_ground: int = PER_GROUND, seed: int = 1
 ) -> list[Race]:
-    """`count` races; `fresh_store` gives the URL of a store with registered versions, and the model's name."""
+    """`count` races; each of the `grounds` is a store's URL and a model with VERSIONS registered versions."""
     draw = random.Random(seed)
     races: list[Race] = []
-    url, model = "", ""
-    for number in range(1, count + 1):
-        if (number - 1) % per_store == 0 or races[-1].problems:
-            url, model = fresh_store()
+    left = iter(grounds)
+    while len(races) < count:
+        url, model = next(left)
         store = open_store(url)
-        before = Ledger(store, model).events()
-        tasks = _tasks(draw, number, url, Ledger(store, model))
-        races.append(judged(number, store, model, before, racers.run(tasks)))
+        events = Ledger(store, model).events()
+        for _ in range(min(per_ground, count - len(races))):
+            number = len(races) + 1
+            tasks = _tasks(draw, number, url, fold(model, events))
+            race, events = judged(number, store, model, events, racers.run(tasks))
+            races.append(race)
+            if race.problems:  # the ledger may be beyond use
+                break
     return races
 
 
-def _tasks(draw: random.Random, number: int, url: str, ledger: Ledger) -> list[Task]:
-    """Acts that are all allowed in the present state, each by a name of its own."""
-    state = ledger.state()
+def _tasks(draw: random.Random, number: int, url: str, state: State) -> list[Task]:
+    """Acts that are all allowed in this state, each by a name of its own."""
     parties = draw.randint(LEAST, MOST)
     champion = state.champion.version if state.champion else 0
     promotable = [version for version in state.versions if version != champion and version <= VERSIONS]
     former = [version for version, known in state.versions.items() if known.was_champion and version != champion]
     tasks = []
     for place in range(parties):
-        act = draw.choice(ACTS if former else ("promote", "register"))
+        act = draw.choice(ACTS)
         choices = {"promote": promotable, "rollback": former, "register": [max(state.versions) + 1]}[act]
-        tasks.append(Task(act, draw.choice(choices), f"{act}-{number}-{place}", parties, url, ledger.model))
+        tasks.append(Task(act, draw.choice(choices), f"{act}-{number}-{place}", parties, url, state.model))
     return tasks
 
 
-def judged(number: int, store: BlobStore, model: str, before: Sequence[Event], told: Sequence[Told]) -> Race:
-    """The race with its problems."""
+def judged(
+    number: int, store: BlobStore, model: str, before: Sequence[Event], told: Sequence[Told]
+) -> tuple[Race, list[Event]]:
+    """The race with its problems, and the events there are now (none if the ledger is broken)."""
     problems = [f"{one.task.by}: {one.error}" for one in told if one.error is not None]
-    ledger = Ledger(store, model)
     try:
-        events = ledger.events()
-        ledger.state()
+        events = Ledger(store, model).events()
+        fold(model, events)
     except StrikeforgeError as error:
         events = []
         problems.append(f"the ledger is broken: {error}")
@@ -207,7 +207,7 @@ def judged(number: int, store: BlobStore, model: str, before: Sequence[Event], t
     double_wins = len(believed) - len(set(believed))
     if double_wins:
         problems.append(f"{double_wins} numbers were won twice: {sorted(believed)}")
-    return Race(number, len(told), winners[0] if winners else "", tuple(problems), double_wins)
+    return Race(number, len(told), winners[0] if winners else "", tuple(problems), double_wins), events
 
 
 def _work(pipe: Connection, barriers: dict[int, Barrier], plant: str) -> None:

@@ -6,6 +6,7 @@ Invariant: nothing of the product is changed; a stand-in has the interface of wh
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import cast
 
 from pipelines.registry import BUNDLE_TAG, Registry
@@ -24,25 +25,29 @@ class StillChannel:
 
 
 class _Memory:
-    """MLflow as the ledger would have it, aliases forgotten."""
+    """MLflow with the versions the ledger had when it was first asked, without aliases."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.set: dict[str, int] = {}
+        self._ledger = ledger
+        self._aliases: dict[str, int] = {}
 
     def versions(self, model: str) -> dict[int, dict[str, str]]:
-        return {number: {BUNDLE_TAG: known.bundle} for number, known in self.ledger.state().versions.items()}
+        return dict(self._versions)
+
+    @cached_property
+    def _versions(self) -> dict[int, dict[str, str]]:
+        return {number: {BUNDLE_TAG: known.bundle} for number, known in self._ledger.state().versions.items()}
 
     def aliases(self, model: str) -> dict[str, int]:
-        return dict(self.set)
+        return dict(self._aliases)
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
-        self.set[alias] = version
+        self._aliases[alias] = version
 
     def delete_alias(self, model: str, alias: str) -> None:
-        self.set.pop(alias, None)
+        self._aliases.pop(alias, None)
 
 
 def memory_registry(ledger: Ledger) -> Registry:
-    """A registry that is always up to date with the ledger's versions."""
+    """A registry that has the ledger's versions."""
     return cast(Registry, _Memory(ledger))

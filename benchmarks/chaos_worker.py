@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -167,15 +166,6 @@ def _child(function: str, arguments: tuple[Any, ...], go: int, answer: int) -> N
         pickle.dump(ended, stream)
     sys.stderr.flush()
     os._exit(0)
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:
-    """Return as soon as the condition holds; RuntimeError at the deadline."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{what}: not within {seconds:.0f} s")
-        time.sleep(0.002)
 
 
 if __name__ == "__main__":

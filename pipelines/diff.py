@@ -27,6 +27,9 @@ from serving.manifest import Manifest
 
 SHOWN = 60  # characters of a value
 ABSENT = "-"
+METRICS = "metrics"
+UNITS = {METRICS: "iv_*: vol points; price_*: money per unit of the underlying; inside_spread: share of the rows"}
+FIGURE_DIGITS = 6  # significant, of measured figures; configuration is shown to its last digit
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Diff:
             lines += [
                 "",
                 f"{part.title}: {count} differ, {part.equal} alike" + (f"; {part.remark}" if part.remark else ""),
+                *([f"  {UNITS[part.title]}"] if count and part.title in UNITS else []),
             ]
             if count:
                 measured = any(change.change is not None for change in part.changes)
@@ -130,7 +134,7 @@ def _metrics(a: Version, b: Version) -> Part:
     metrics = [version.registered.details.get("metrics") or {} for version in (a, b)]
     sets = [one.get("test_set") for one in metrics]
     remark = "" if sets[0] == sets[1] else "the test sets differ, so the change isn't one of the model alone"
-    return _part("metrics", *({"test": one.get("test")} for one in metrics), remark=remark, numbers=True)
+    return _part(METRICS, *({"test": one.get("test")} for one in metrics), remark=remark, numbers=True)
 
 
 def _files(manifest: Manifest) -> dict[str, Any]:
@@ -149,6 +153,7 @@ def _gates(store: BlobStore, a: Version, b: Version) -> Part:
             try:
                 report = stored_gate_report(store, version.gated.details.get("report"))
                 told = {one["name"]: _verdict(one) for one in report["outcomes"]}
+                remarks.append(f"version {version.version} {_beside(report.get('champion'))}")
             except StoreError as error:
                 remarks.append(f"version {version.version}: {error}")
         outcomes.append(told)
@@ -158,9 +163,19 @@ def _gates(store: BlobStore, a: Version, b: Version) -> Part:
 def _verdict(outcome: Mapping[str, Any]) -> str:
     if outcome.get("asked") is False:
         return "not asked"
-    value = outcome.get("value")
-    figure = f" {value:.6g}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
-    return ("passed" if outcome["passed"] else "FAILED") + figure
+    value, threshold = (_number(outcome.get(name)) for name in ("value", "threshold"))
+    limit = f" (limit {threshold})" if value and threshold else ""
+    return ("passed" if outcome["passed"] else "FAILED") + (f" {value}" if value else "") + limit
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
+
+
+def _beside(champion: object) -> str:
+    """Whom the gates judged a version beside: two reports with different champions aren't one comparison."""
+    number = champion.get("version") if isinstance(champion, Mapping) else None
+    return f"judged beside champion {number}" if number is not None else "judged without a champion"
 
 
 def _part(title: str, a: Mapping[str, Any], b: Mapping[str, Any], *, remark: str = "", numbers: bool = False) -> Part:
@@ -183,7 +198,14 @@ def _cells(change: Change) -> tuple[str, ...]:
         "" if change.change is None else f"{change.change:+.4g}",
         "" if change.percent is None else f"{change.percent:+.2f}",
     )
-    return (change.key, *_shown(change.a, change.b), *figures)
+    shown = _figures(change.a, change.b) if change.change is not None else _shown(change.a, change.b)
+    return (change.key, *shown, *figures)
+
+
+def _figures(a: float, b: float) -> tuple[str, str]:
+    """Two measured figures, to as many digits as tell them apart."""
+    one, two = f"{a:.{FIGURE_DIGITS}g}", f"{b:.{FIGURE_DIGITS}g}"
+    return (one, two) if one != two else (repr(a), repr(b))
 
 
 def _shown(a: Any, b: Any) -> tuple[str, str]:

@@ -4,13 +4,15 @@ Data in: `gate` of the configuration: a section per gate with `enabled` and the 
 gates ready to be asked. A gate is a module of pipelines/gates/ with a pydantic dataclass `Settings` (closed, every
 field with a default), `check(context, settings) -> GateOutcome` and, where it isn't for every model, `TASKS`.
 Invariants: every gate of the package is asked unless the configuration switches it off, and one that isn't asked is in
-the report all the same; an unknown gate or key, or an unusable value, is a problem named with its key.
+the report all the same; so is every setting that isn't the gate's default, in words, beside what was found; an unknown
+gate or key, or an unusable value, is a problem named with its key.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,13 +40,40 @@ class ChosenGate:
     def __call__(self, context: GateContext) -> GateOutcome:
         if self.not_asked:
             return GateOutcome(self.name, True, None, None, self.not_asked, asked=False)
-        plain = TypeAdapter(type(self.settings)).dump_python(self.settings, mode="json")
+        plain = _plain(self.settings)
         try:
             outcome = self.check(context, self.settings)
         except (BundleError, EngineError, DataError) as error:
             outcome = GateOutcome(self.name, False, None, None, str(error))
         assert outcome.name == self.name, f"gate {self.name} answers as {outcome.name}"
-        return replace(outcome, settings=plain)
+        return replace(outcome, settings=plain, message="; ".join([outcome.message, *self._not_default(plain)]))
+
+    def _not_default(self, plain: Mapping[str, Any]) -> list[str]:
+        """Settings that aren't the gate's own, in words: a loosened gate mustn't look like any other."""
+        usual = _plain(type(self.settings)())
+        return [
+            f"asked with gate.{self.name}.{key}{_difference(value, usual[key])}"
+            for key, value in plain.items()
+            if value != usual[key]
+        ]
+
+
+def _difference(value: Any, usual: Any) -> str:
+    """How a setting differs from its default; of a list what is more or less."""
+    if not (isinstance(value, list) and isinstance(usual, list)):
+        return f"={json.dumps(value)}, the default is {json.dumps(usual)}"
+    parts = {
+        "without": [one for one in usual if one not in value],
+        "and also": [one for one in value if one not in usual],
+    }
+    told = [f"{word} {', '.join(map(str, ones))}" for word, ones in parts.items() if ones]
+    return f" in another order: {json.dumps(value)}" if not told else f": the default {', '.join(told)}"
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    """Settings as JSON values."""
+    plain: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    return plain
 
 
 @cache

@@ -5,12 +5,13 @@ and `promoted` events and the signed channel name; and `<same sha256>.html`, ren
 Invariants: no time, user or place in it but the approver's name; figures are rounded to DIGITS significant ones; what
 JSON can't hold (NaN, infinity) is null. Measured figures (latencies) differ from run to run, so reports are compared
 by `same_verdict`: the same gates with the same settings, answered the same, about the same bundle and champion, with
-the same approver.
+the same approver; of a gate that says no also the same reason, whatever the numbers in it.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,11 @@ from serving.blobstore import BlobStore
 from serving.canonical import canonical_json, is_sha256, parse_canonical, sha256_hex
 from serving.errors import BlobMissingError, StoreError
 from serving.ledger import State, Version
+from serving.release import MAX_REPORT_BYTES, report_key
 
 REPORT_FORMAT = 2
-MAX_REPORT_BYTES = 4 << 20
 DIGITS = 6  # significant, of every figure: what lies beyond differs between processors
+NUMBER = re.compile(r"(?<![\w.-])[-+]?\d+(\.\d+)?(e[-+]?\d+)?(?!\w)", re.ASCII)  # standing alone, not in a hash or name
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,8 @@ class Gated:
         return tuple(outcome.name for outcome in self.outcomes if not outcome.asked)
 
 
-def report_key(sha256: str) -> str:
-    """Where a report lies in a store."""
-    return f"gate-reports/{sha256}.json"
-
-
 def html_key(sha256: str) -> str:
-    """Where its page lies."""
+    """Where the page of a report lies in a store."""
     return f"gate-reports/{sha256}.html"
 
 
@@ -97,13 +94,17 @@ def plain(value: Any) -> Any:
 
 
 def same_verdict(one: bytes, other: bytes) -> bool:
-    """Whether two reports ask and answer the same, whatever the figures behind it."""
+    """Whether two reports ask and answer the same, and refuse for the same reasons, whatever the figures behind it."""
     return _verdict(parse_canonical(one)) == _verdict(parse_canonical(other))
 
 
 def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("name", "asked", "passed", "settings")
-    outcomes = [{name: outcome.get(name) for name in kept} for outcome in report["outcomes"]]
+    outcomes = [
+        {name: outcome.get(name) for name in kept}
+        | ({} if outcome["passed"] else {"reason": NUMBER.sub("#", outcome["message"])})
+        for outcome in report["outcomes"]
+    ]
     return {**report, "outcomes": outcomes}
 
 

@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -60,6 +59,7 @@ from pipelines.layouts.base import ROW_COLUMN, Layout
 from pipelines.quarantine import Late, Locations, Quarantine, as_json
 from pipelines.quote_rows import ROW_REASONS, RowReader, type_problems
 from pipelines.remote_data import local
+from serving.disk import sync_file
 from serving.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def ingest(
         result, counts = run.execute()
         (workshop / COUNTS).write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
         for name in (QUARANTINE, QUOTES, COUNTS):
-            _flush_to_disk(workshop / name)
+            sync_file(workshop / name)
         for name in (QUARANTINE, QUOTES, COUNTS):
             (workshop / name).replace(out_dir / name)
     return replace(result, quotes_path=out_dir / QUOTES, quarantine_path=out_dir / QUARANTINE)
@@ -308,11 +308,6 @@ class _Run:
 
 def _as_datetime(nanoseconds: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 @contextmanager

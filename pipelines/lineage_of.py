@@ -26,6 +26,7 @@ from serving.ledger import Ledger, Release, State, fold
 REPORTS = "reports/"
 MAX_HOST_REPORTS = 10_000
 MAX_HOST_REPORT_BYTES = 1 << 16
+MADE_BY = {"promoted": "by promotion", "rolled_back": "by a rollback to this version"}
 IDENTIFIER = re.compile(r"[0-9a-f]{7,64}", re.ASCII)
 RELEASE = re.compile(r"release:([1-9][0-9]{0,8})", re.ASCII)
 HOW = (
@@ -61,7 +62,9 @@ class Links:
         for one in self.found:
             lines += ["", f"version {one.version}{', the champion' if one.current else ''}", f"  bundle: {one.bundle}"]
             lines += [f"  {name}: {printable(value)}" for name, value in one.named.items()]
-            lines += [f"  release {release.number}: {release.kind} by event {release.seq}" for release in one.releases]
+            lines += [
+                f"  release {release.number}: {MADE_BY[release.kind]}, event {release.seq}" for release in one.releases
+            ]
             lines += [] if one.releases else ["  never released"]
             said = ", ".join(printable(host) for host in one.hosts) or "none reported"
             lines.append(f"  hosts (their own word): {said}")

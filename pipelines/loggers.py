@@ -31,6 +31,7 @@ from pytorch_lightning.callbacks import Callback
 from pipelines.config import Config, as_json
 from pipelines.register import flatten
 from pipelines.registry import Registry, open_registry
+from serving.disk import replace_file
 from serving.errors import ConfigError, StrikeforgeError
 
 log = logging.getLogger("strikeforge.train")
@@ -153,18 +154,8 @@ def _run_key(folder: Path, *, resume: bool) -> str:
         return str(json.loads(path.read_text())["run_key"])
     key = uuid.uuid4().hex
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(path, json.dumps({"run_key": key}) + "\n")
+    replace_file(path, (json.dumps({"run_key": key}) + "\n").encode())
     return key
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside the target, sync, rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _metrics(record: Record) -> Record:
@@ -221,7 +212,7 @@ class Csv:
 
     def update(self, records: Sequence[Record]) -> None:
         if records:
-            _replace(self.path, pl.DataFrame(records, infer_schema_length=None).write_csv())
+            replace_file(self.path, pl.DataFrame(records, infer_schema_length=None).write_csv().encode())
 
     def close(self, status: str) -> None:
         pass

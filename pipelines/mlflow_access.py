@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.file_lock import folder_lock
+from serving.disk import folder_lock
 from serving.errors import StrikeforgeError
 
 if TYPE_CHECKING:

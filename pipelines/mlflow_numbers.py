@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.file_lock import folder_lock
+from serving.disk import folder_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,7 +13,6 @@ Run: python -m pipelines.promote model=M version=V approve_by=NAME [reason=...] 
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,7 +24,7 @@ from pipelines.gates import Gate, GateOutcome, load_gates, run_gates
 from pipelines.provenance import store_provenance
 from pipelines.reconcile import reconcile
 from pipelines.registry import Registry
-from pipelines.site import open_site
+from pipelines.site import open_site, person
 from serving.blobstore import BlobStore
 from serving.errors import ConfigError, GateError, LedgerError
 from serving.ledger import Ledger
@@ -118,12 +117,16 @@ def promote(
 
 def run(cfg: Operation) -> Promotion:
     """Gate and promote `version` of `model` with the gates of `conf/gate/`."""
-    if cfg.version is None:
-        raise ConfigError(["version: must be given, as version=NUMBER"])
+    problems = [] if cfg.version is not None else ["version: must be given, as version=NUMBER"]
+    if cfg.to is not None:
+        problems.append(f"to: a promotion doesn't take it (value {cfg.to}); version=NUMBER names what is promoted")
+    if problems:
+        raise ConfigError(problems)
+    assert cfg.version is not None
     site = open_site(cfg)
     return promote(
         model=cfg.model.name, version=cfg.version, store=site.store, registry=site.registry, channel=site.channel,
-        gates=load_gates(cfg.gate, task=cfg.model.task), by=cfg.by or getpass.getuser(), reason=cfg.reason or "",
+        gates=load_gates(cfg.gate, task=cfg.model.task), by=person(cfg), reason=cfg.reason or "",
         approve_by=cfg.approve_by, lifetime=timedelta(days=cfg.signing.release_days), dry_run=cfg.dry_run,
     )  # fmt: skip
 

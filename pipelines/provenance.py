@@ -22,11 +22,10 @@ from serving.errors import StoreError, TrustError
 from serving.events import Event
 from serving.ledger import State
 from serving.manifest import MANIFEST, Manifest
+from serving.release import MAX_STATEMENT_BYTES, STATEMENT_TYPE, provenance_key, report_key
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:strikeforge:build:dvc-pipeline:v1"
-MAX_STATEMENT_BYTES = 1 << 20
 # Names of resolved dependencies and the keys of the recorded lineage that hold their sha256.
 HASHED = {
     "dvc.lock#stages": "dvc_lock_sha256",  # of the version's own entries, see pipelines/lineage.py
@@ -36,11 +35,6 @@ HASHED = {
     "features": "features_sha256",
 }
 TOLD = ("git_clean", "dvc_clean", "training_run", "builder_run")  # of the lineage, as it was recorded
-
-
-def provenance_key(sha256: str) -> str:
-    """Where a statement lies in a store."""
-    return f"provenance/{sha256}.json"
 
 
 def store_provenance(store: BlobStore, state: State, version: int, *, gate_report: str) -> str:
@@ -70,7 +64,7 @@ def statement(registered: Event, manifest: Manifest, *, gate_report_sha256: str)
         "internalParameters": {"seeds": _seeds(lineage), **_known({name: lineage.get(name) for name in TOLD})},
         "resolvedDependencies": _dependencies(lineage),
     }
-    byproducts = [_file(f"gate-reports/{gate_report_sha256}.json", gate_report_sha256)]
+    byproducts = [_file(report_key(gate_report_sha256), gate_report_sha256)]
     exam = details.get("exam")
     if is_sha256(exam):
         byproducts.append(_file(f"exams/{exam}.npz", str(exam)))
@@ -118,7 +112,7 @@ def check_statement(
     run = _object(_object(value["predicate"], "predicate").get("runDetails"), "runDetails")
     if gate_report is not None:
         reports = _digests(run.get("byproducts"), "byproducts")
-        if reports.get(f"gate-reports/{gate_report}.json") != gate_report:
+        if reports.get(report_key(gate_report)) != gate_report:
             raise TrustError(f"provenance: doesn't name gate report {gate_report}; byproducts are {sorted(reports)}")
     return value
 

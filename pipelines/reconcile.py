@@ -12,6 +12,7 @@ Run: python -m pipelines.reconcile model=M [dry_run=true]
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,8 @@ from pipelines.register import restore_versions
 from pipelines.registry import Registry, RegistryError
 from pipelines.site import open_site
 from serving.blobstore import BlobStore
-from serving.errors import LedgerError, StoreError, StrikeforgeError, TrustError
-from serving.ledger import CHANNELS, Ledger, State
+from serving.errors import BundleError, LedgerError, StoreError, TrustError
+from serving.ledger import CHANNELS, Ledger, State, fold
 
 if TYPE_CHECKING:
     from pipelines.channel.publish import Channel
@@ -68,19 +69,22 @@ def reconcile(
     changed: tuple[str, ...] = ()
     published: tuple[str, ...] = ()
     for _ in range(ATTEMPTS):
-        state = ledger.state()
+        events = ledger.events()
+        state = fold(model, events)
         if state.seq == 0:
             raise LedgerError(f"{model}: there is no ledger in {store!r}; is it the right store?")
-        behind: list[StrikeforgeError] = []
+        if not dry_run:
+            ledger.settle(events[-1])
+        behind: list[Exception] = []  # OSError: a disk that is full, a folder of keys that can't be read
         try:
             published += channel.follow(model, dry_run=dry_run)
-        except (SigningError, StoreError, TrustError) as error:
+        except (SigningError, StoreError, TrustError, OSError) as error:
             behind.append(error)
         try:
             if not dry_run:
                 restored += restore_versions(state, store, registry)
             changed += reconcile_aliases(state, registry, dry_run=dry_run)
-        except RegistryError as error:
+        except (RegistryError, BundleError, StoreError, OSError) as error:
             behind.append(error)
         if behind:
             raise FollowUpError(_standing(state, behind))
@@ -120,7 +124,7 @@ def alias_aims(state: State) -> dict[str, int | None]:
     return aims
 
 
-def _standing(state: State, behind: list[StrikeforgeError]) -> str:
+def _standing(state: State, behind: Sequence[Exception]) -> str:
     champion = state.champion
     now = f"version {champion.version} is champion, release {champion.number}" if champion else "there is no champion"
     lines = [

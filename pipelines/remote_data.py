@@ -28,10 +28,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipelines.file_lock import folder_lock
-from pipelines.remote_listing import Entry, entries
-from serving.blobstore import BACK_ENDS, BlobStore, open_store
+from serving.blobstore import BACK_ENDS, BlobStore, Entry, open_store
 from serving.canonical import canonical_json, sha256_hex
+from serving.disk import folder_lock, replace_file
 from serving.errors import DataError, StoreError
 from serving.stores.common import terminal_progress
 
@@ -113,15 +112,15 @@ class _Wanted:
 
     def listed(self) -> dict[str, Entry]:
         """Objects by the names their files get; DataError for what can't be read."""
-        whole = [entry for entry in entries(self.store, self.name) if entry.key == self.name] if self.name else []
-        if whole:
+        beginning = self.store.entries(self.name, shallow=True) if self.name else []
+        if whole := [entry for entry in beginning if entry.key == self.name]:
             name = self.name.rpartition("/")[2]
             if problem := self._problem(name):
                 raise DataError(f"{self.url}: nothing was fetched: {problem}")
             return {name: whole[0]}
         folder = f"{self.name}/" if self.name else ""
         found, problems = {}, []
-        for entry in entries(self.store, folder):
+        for entry in self.store.entries(folder, shallow=True):
             name = entry.key.removeprefix(folder)
             hidden = name.startswith(("README", ".")) and name.rstrip("/") not in (".", "..")
             if not name or hidden or f"{self.url}/{name}" in self.ignore:
@@ -260,12 +259,7 @@ def _read_record(path: Path) -> dict[str, Known]:
 
 def _write_record(path: Path, url: str, known: dict[str, Known]) -> None:
     text = json.dumps({"url": url, "objects": {name: asdict(one) for name, one in known.items()}}, indent=1)
-    aside = path.with_suffix(".new")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    replace_file(path, f"{text}\n".encode())
 
 
 def _file_sha256(path: Path) -> str:

@@ -10,14 +10,13 @@ Run: python -m pipelines.retire model=M version=V reason='...' [dry_run=true]
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.config import Operation
 from pipelines.reconcile import reconcile
 from pipelines.registry import Registry
-from pipelines.site import open_site
+from pipelines.site import open_site, person
 from serving.blobstore import BlobStore
 from serving.errors import ConfigError, LedgerError
 from serving.ledger import Ledger
@@ -95,7 +94,7 @@ def run(cfg: Operation) -> Retirement:
     site = open_site(cfg)
     return retire(
         model=cfg.model.name, version=cfg.version, reason=cfg.reason, store=site.store, registry=site.registry,
-        channel=site.channel, by=cfg.by or getpass.getuser(), dry_run=cfg.dry_run,
+        channel=site.channel, by=person(cfg), dry_run=cfg.dry_run,
     )  # fmt: skip
 
 

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import Operation
-from pipelines.gate_report import report_key
 from pipelines.gates import MODEL_PREDICTOR
 from pipelines.plain_text import HASH_SHOWN, printable, table
 from serving.blobstore import BlobStore, open_store
 from serving.errors import BlobMissingError, LedgerError, StrikeforgeError
-from serving.events import Event
+from serving.events import TIME_FORMAT, Event, is_time
 from serving.ledger import Ledger, State, Version, fold
+from serving.release import report_key
 
 if TYPE_CHECKING:
     from pipelines.channel.publish import Channel
@@ -59,6 +60,7 @@ class Status:
     gated: int | None  # the version gated last
     outcomes: tuple[str, ...]  # its gates, one line each
     channel: tuple[str, ...]  # how the signed channel stands to the ledger
+    expiry: str = ""  # that hosts refuse the release, or soon will
 
     @property
     def message(self) -> str:
@@ -69,6 +71,7 @@ class Status:
             f"a rollback would go to {_version(self.rollback_target)}",
             f"{self.store}, event {self.seq}, head {self.head}",
             *(f"signed channel: {printable(line)}" for line in self.channel),
+            *([self.expiry] if self.expiry else []),
             "",
             *table(
                 ("version", "role", "test error", "gates", "bundle", "registered"),
@@ -98,8 +101,8 @@ class Status:
         return "\n".join(lines)
 
 
-def status(model: str, store: BlobStore, channel: Channel) -> Status:
-    """Read ledger and channel; LedgerError if there is no ledger, or if it is broken."""
+def status(model: str, store: BlobStore, channel: Channel, *, now: datetime | None = None) -> Status:
+    """Read ledger and channel; LedgerError if there is no ledger, or if it is broken. `now` has a time zone."""
     ledger = Ledger(store, model)
     events = ledger.events()
     state = fold(model, events)
@@ -120,6 +123,7 @@ def status(model: str, store: BlobStore, channel: Channel) -> Status:
         gated=gated.version if gated else None,
         outcomes=_outcomes(gated, store) if gated else (),
         channel=_channel_lines(state, channel),
+        expiry=_expiry(state, events, now or datetime.now(UTC)),
     )
 
 
@@ -127,11 +131,29 @@ def _channel_lines(state: State, channel: Channel) -> tuple[str, ...]:
     """What would have to change in the channel for it to say what the ledger says."""
     try:
         due = channel.follow(state.model, dry_run=True)
-    except StrikeforgeError as error:
+    except (StrikeforgeError, OSError) as error:  # OSError: a folder of keys that can't be read
         return (f"can't be relied on: {error}",)
     if due:
         return tuple(f"is behind, reconcile: {line}" for line in due)
     return (f"says release {state.release_number}",) if state.champion else ("says nothing, as there is no champion",)
+
+
+def _expiry(state: State, events: Sequence[Event], now: datetime) -> str:
+    """What is to be said of the champion's release if hosts refuse it, or soon will."""
+    from pipelines.channel.content import expiry_note
+
+    if state.champion is None:
+        return ""
+    decided = events[state.champion.seq - 1]
+    expires_at = decided.details.get("expires_at")
+    if not is_time(expires_at):
+        return ""
+    life = _parsed(str(expires_at)) - _parsed(decided.at)
+    return expiry_note(state.release_number, str(expires_at), life, now)
+
+
+def _parsed(time: str) -> datetime:
+    return datetime.strptime(time, TIME_FORMAT).replace(tzinfo=UTC)
 
 
 def _line(state: State, known: Version) -> VersionLine:

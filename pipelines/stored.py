@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipelines.gate_report import MAX_REPORT_BYTES, report_key
 from serving.blobstore import BlobStore
 from serving.bundle import bundle_key
 from serving.canonical import is_sha256, sha256_hex
 from serving.errors import BlobMissingError, BundleError, StoreError
 from serving.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from serving.release import MAX_REPORT_BYTES, report_key
 
 
 def read_stored(store: BlobStore, key: str, sha256: str, *, max_bytes: int) -> bytes:

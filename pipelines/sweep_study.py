@@ -32,6 +32,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipelines.config import PrunerConfig, SamplerConfig
 from pipelines.sweep_space import Space
+from serving.disk import sync_file
 from serving.errors import ConfigError, StrikeforgeError
 
 DATABASE = "study.db"
@@ -207,8 +208,7 @@ def _make(folder: Path, name: str, definition: Mapping[str, Any]) -> None:
     study.set_user_attr(KEY, uuid.uuid4().hex)
     storage.remove_session()
     storage.engine.dispose()
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(aside)
     aside.replace(folder / DATABASE)
 
 

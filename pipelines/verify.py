@@ -25,7 +25,6 @@ from pipelines.config import Operation
 from pipelines.ledger_walk import Walk, walk
 from pipelines.lineage import ROOT
 from pipelines.plain_text import printable
-from pipelines.provenance import provenance_key
 from pipelines.registry import RegistryError, lazy_registry
 from pipelines.verify_channel import SignedSide, read_signed_side
 from pipelines.verify_content import Layer, check_bundles, check_exams, check_provenance, check_reports
@@ -39,11 +38,16 @@ from serving.release import (
     ReleaseFile,
     content_target,
     parse_release,
+    provenance_key,
     release_key,
     release_target,
 )
 
 CHAMPION = "champion"
+COUNTED = {  # what a layer counts, where its name alone doesn't say
+    "signatures": "metadata files", "release": "signed files", "ledger": "events", "bundle files": "files",
+    "gate reports": "events that name one", "provenance": "events that name one", "MLflow's aliases": "aliases",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Verification:
 
     model: str
     store: str
+    champion: str  # as the ledger has it, in words
     layers: tuple[Layer, ...]
     notes: tuple[str, ...]
 
@@ -63,10 +68,10 @@ class Verification:
     @property
     def message(self) -> str:
         """Everything as lines of text."""
-        lines = [f"{self.model}, {self.store}"]
+        lines = [f"{self.model}, {self.store}: {self.champion}"]
         for layer in self.layers:
             verdict = f"{len(layer.problems)} BROKEN" if layer.problems else "fine"
-            lines.append(f"  {layer.name}: {layer.looked_at} looked at, {verdict}")
+            lines.append(f"  {layer.name}: {verdict}; {layer.looked_at} {COUNTED.get(layer.name, '')}".rstrip())
         if self.breaks:
             first, *others = (printable(one) for one in self.breaks)
             lines += ["", "first break:", f"  {first}"]
@@ -101,7 +106,12 @@ def verify(
     ]
     if aliases is not None and not found.problems:
         layers.append(_aliases(found, aliases))
-    return Verification(model, repr(store), tuple(layers), tuple(note for layer in layers for note in layer.notes))
+    champion = found.state.champion
+    told = f"champion version {champion.version}, release {champion.number}" if champion else "no champion"
+    if found.problems:
+        told += ", as far as the ledger is whole"
+    notes = tuple(note for layer in layers for note in layer.notes)
+    return Verification(model, repr(store), told, tuple(layers), notes)
 
 
 def _signatures(found: Walk, side: SignedSide) -> Layer:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from jinja2 import TemplateError
 
 from pipelines.exam import MAX_EXAM_BYTES, exam_key
-from pipelines.gate_report import MAX_REPORT_BYTES, html_key, render, report_key
-from pipelines.provenance import MAX_STATEMENT_BYTES, check_statement, provenance_key
+from pipelines.gate_report import html_key, render
+from pipelines.provenance import check_statement
 from pipelines.stored import read_stored, stored_gate_report, stored_manifest
 from serving.blobstore import BlobStore
 from serving.bundle import bundle_key
@@ -22,8 +22,10 @@ from serving.canonical import is_sha256
 from serving.errors import BlobMissingError, BundleError, StoreError, TrustError
 from serving.events import Event
 from serving.manifest import MANIFEST, Manifest
+from serving.release import MAX_REPORT_BYTES, MAX_STATEMENT_BYTES, provenance_key, report_key
 
 MAX_PAGE_BYTES = 16 << 20
+PAGES_NAMED = 3  # of those that differ
 REPORT_NAMED = {"gated": "report", "promoted": "gate_report", "rolled_back": "gate_report"}
 
 
@@ -110,25 +112,27 @@ def check_reports(store: BlobStore, events: Sequence[Event]) -> Layer:
             if report.get(name) != value
         ]
         named.add(str(sha256))
-    for sha256 in sorted(named):
-        _look_at_page(store, sha256, layer)
+    other = [sha256 for sha256 in sorted(named) if _is_another_page(store, sha256, layer)]
+    if other:
+        names = ", ".join(html_key(sha256) for sha256 in other[:PAGES_NAMED]) + (", ..." * (len(other) > PAGES_NAMED))
+        layer.notes.append(
+            f"{len(other)} of {len(named)} pages aren't what this code draws from their reports, older code may have "
+            f"drawn them; trust the .json beside each: {names}"
+        )
     return layer
 
 
-def _look_at_page(store: BlobStore, sha256: str, layer: Layer) -> None:
-    """The page beside a report is for people, nobody signs it: a difference is told; older code may have drawn it."""
+def _is_another_page(store: BlobStore, sha256: str, layer: Layer) -> bool:
+    """Whether the page beside a report differs from what its JSON gives; it is for people, nobody signs it."""
     try:
         page = store.get(html_key(sha256), max_bytes=MAX_PAGE_BYTES)
         drawn = render(store.get(report_key(sha256), max_bytes=MAX_REPORT_BYTES)).encode("utf-8")
     except BlobMissingError:
-        return
+        return False
     except (StoreError, LookupError, TypeError, ValueError, TemplateError) as error:
-        note = f"{html_key(sha256)}: can't be compared with its report: {error}"
-    else:
-        if page == drawn:
-            return
-        note = f"{html_key(sha256)}: isn't the page that this code draws from the report; trust the .json beside it"
-    layer.notes.append(note)
+        layer.notes.append(f"{html_key(sha256)}: can't be compared with its report: {error}")
+        return False
+    return page != drawn
 
 
 def check_exams(store: BlobStore, events: Sequence[Event]) -> Layer:

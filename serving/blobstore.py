@@ -42,6 +42,18 @@ class Blob:
     etag: str
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A blob as a listing tells it; `version` is another text whenever the content is another."""
+
+    key: str
+    size_bytes: int
+    version: str
+
+
+Entries = list[Entry]
+
+
 class BlobStore(Protocol):
     """What every back end promises; see the module's invariants.
 
@@ -72,6 +84,13 @@ class BlobStore(Protocol):
 
     def list(self, prefix: str = "") -> Keys:
         """Sorted keys that begin with the prefix."""
+
+    def entries(self, prefix: str = "", *, shallow: bool = False) -> Entries:
+        """What `list` names, in the same order, with sizes and versions.
+
+        Shallow: as a person sees a folder, up to the next slash after the prefix. All that lies deeper is one entry,
+        whose key ends in a slash (size 0, no version), and names that can't be keys are told too, as they are.
+        """
 
     def delete(self, key: str) -> None:
         """Remove; absent is fine."""

@@ -23,6 +23,7 @@ from typing import Any
 
 from serving.blobstore import BlobStore
 from serving.canonical import is_sha256, sha256_hex
+from serving.disk import sync_file, sync_folder
 from serving.errors import BlobMissingError, BundleError, StoreError
 from serving.golden import GOLDEN, check_golden
 from serving.manifest import (
@@ -188,8 +189,8 @@ def _publish(bundle: Bundle, directory: Path) -> Bundle:
     """Move a private, verified bundle to its place; somebody else's same bundle there is as good."""
     for parent, _, names in os.walk(bundle.directory):
         for name in names:
-            _sync(Path(parent) / name)
-        _sync(Path(parent))
+            sync_file(Path(parent) / name)
+        sync_folder(Path(parent))
     bundle.directory.chmod(0o755)
     try:
         bundle.directory.rename(directory)
@@ -202,16 +203,8 @@ def _publish(bundle: Bundle, directory: Path) -> Bundle:
                 f"{directory}: holds bundle {there.sha256}, not {bundle.sha256}; remove it first"
             ) from error
         return there
-    _sync(directory.parent)
+    sync_folder(directory.parent)
     return replace(bundle, directory=directory.resolve())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _put_file(folder: Path, name: str, content: bytes | Path) -> FileEntry:

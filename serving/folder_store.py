@@ -1,6 +1,7 @@
 """Blobs as files of one folder, on any file system with hard links and `flock` (NFS 4 has both).
 
-Data in and out: as in serving/blobstore.py; a blob is the file `root/key`, its etag the sha256 of its content.
+Data in and out: as in serving/blobstore.py; a blob is the file `root/key`, its etag and its version the sha256 of its
+content: a file's inode and times can come back, as ext4 gives a freed inode to the next file and clocks have ticks.
 Invariants: a blob appears by `os.link` or `rename` of a file that was written and synced beside it, so that readers see
 a whole one or none, and `put_if_absent` has one winner; put, put_if_match and delete hold one lock. File and folder
 are synced before a write returns. No symbolic link leads out of the folder.
@@ -8,17 +9,29 @@ are synced before a write returns. No symbolic link leads out of the folder.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from serving.blobstore import CHUNK_BYTES, PRIVATE, Blob, Keys, Progress, check_key, check_prefix, save_new
+from serving.blobstore import (
+    CHUNK_BYTES,
+    PRIVATE,
+    Blob,
+    Entries,
+    Entry,
+    Keys,
+    Progress,
+    check_key,
+    check_prefix,
+    is_key,
+    save_new,
+)
 from serving.canonical import sha256_hex
+from serving.disk import folder_lock, make_folder, sync_folder
 from serving.errors import BlobMissingError, StoreError
 
 
@@ -54,17 +67,23 @@ class FolderStore:
         if path.is_dir():
             raise StoreError(f"{key}: there is a folder of that name in {self.root}")
         if path.exists():  # saves the write only; the link below decides
-            return False
+            return self._there_already(path)
         with self._temporary(path) as (temporary, file):
             _write_synced(file, data)
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                return False
+                return self._there_already(path)
             except OSError as error:
                 raise StoreError(f"{key}: can't create it without hard links in {path.parent}: {error}") from error
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         return True
+
+    def _there_already(self, path: Path) -> bool:
+        """False, once the name is on disk: whoever made it may have been killed before that."""
+        make_folder(path.parent)
+        sync_folder(path.parent)
+        return False
 
     def put_if_match(self, key: str, data: bytes, etag: str) -> str | None:
         path = self._path(key)
@@ -81,16 +100,18 @@ class FolderStore:
         return sha256_hex(data)
 
     def list(self, prefix: str = "") -> Keys:
-        folder = check_prefix(prefix).rpartition("/")[0]
-        start = self._path(folder) if folder else self.root
-        keys = []
-        for parent, folders, names in os.walk(start, onerror=_raise_unless_missing):
-            folders[:] = [name for name in folders if not name.startswith(PRIVATE)]
-            for name in names:
-                key = (Path(parent) / name).relative_to(self.root).as_posix()
-                if not name.startswith(PRIVATE) and key.startswith(prefix):
-                    keys.append(key)
-        return sorted(keys)
+        return sorted(name for name in self._names(prefix) if is_key(name))
+
+    def entries(self, prefix: str = "", *, shallow: bool = False) -> Entries:
+        found = {}
+        for name in self._names(prefix):
+            first, slash, _ = name.removeprefix(prefix).partition("/")
+            if shallow and slash:
+                deeper = f"{prefix}{first}/"
+                found[deeper] = Entry(deeper, 0, "")
+            elif (shallow or is_key(name)) and (entry := self._entry(name)):
+                found[name] = entry
+        return [found[name] for name in sorted(found)]
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -99,7 +120,7 @@ class FolderStore:
         with self._lock():
             with suppress(FileNotFoundError):
                 path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def upload(self, key: str, source: Path, *, progress: Progress | None = None) -> str:
         path = self._path(key)
@@ -120,6 +141,28 @@ class FolderStore:
         self, key: str, target: Path, *, max_bytes: int | None = None, progress: Progress | None = None
     ) -> str:
         return save_new(target, self._chunks(key, 0, max_bytes, progress))
+
+    def _names(self, prefix: str) -> Iterator[str]:
+        """Of all files that begin with the prefix, whether they can be keys or not; the store's own are left out."""
+        folder = check_prefix(prefix).rpartition("/")[0]
+        start = self._path(folder) if folder else self.root
+        for parent, folders, names in os.walk(start, onerror=_raise_unless_missing):
+            folders[:] = [name for name in folders if not name.startswith(PRIVATE)]
+            for name in names:
+                path = (Path(parent) / name).relative_to(self.root).as_posix()
+                if not name.startswith(PRIVATE) and path.startswith(prefix):
+                    yield path
+
+    def _entry(self, name: str) -> Entry | None:
+        """None where it was deleted meanwhile."""
+        try:
+            with open(self.root / name, "rb", opener=_open_no_link) as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                return Entry(name, os.fstat(file.fileno()).st_size, digest)
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # a symbolic link, no permission
+            raise StoreError(f"{name}: can't be read in {self.root}: {error.strerror}") from error
 
     def _path(self, key: str) -> Path:
         path = self.root / check_key(key)
@@ -152,7 +195,7 @@ class FolderStore:
     def _temporary(self, path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         temporary = path.parent / f"{PRIVATE}{secrets.token_hex(8)}"
         try:
-            _make_folder(path.parent)
+            make_folder(path.parent)
             stream = temporary.open("xb")  # (closed below)
         except OSError as error:  # a read-only folder, or a blob where a folder is needed
             raise StoreError(f"{path}: can't be written: {error}") from error
@@ -162,19 +205,16 @@ class FolderStore:
         finally:
             temporary.unlink(missing_ok=True)
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """One writer at a time among put, put_if_match and delete; the system drops it with the process."""
-        with (self.root / f"{PRIVATE}lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _lock(self) -> AbstractContextManager[None]:
+        """One writer at a time among put, put_if_match and delete."""
+        return folder_lock(self.root, f"{PRIVATE}lock")
 
     def _replace(self, temporary: Path, path: Path, key: str) -> None:
         try:
             temporary.replace(path)
         except IsADirectoryError as error:
             raise StoreError(f"{key}: there is a folder of that name in {self.root}") from error
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def _open_no_link(path: str, flags: int) -> int:
@@ -185,23 +225,6 @@ def _write_synced(file: BinaryIO, data: bytes) -> None:
     file.write(data)
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_folder(folder: Path) -> None:
-    """Like `mkdir -p`, and the new names are on disk when it returns."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
 
 
 def _raise_unless_missing(error: OSError) -> None:

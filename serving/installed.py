@@ -14,6 +14,7 @@ has open isn't removed (it holds a shared flock); names that begin with a dot ar
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -21,7 +22,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,8 @@ from typing import Any
 
 from serving.bundle import Bundle, load_bundle
 from serving.canonical import is_model_name, is_sha256, parse_canonical
-from serving.errors import TrustError
+from serving.disk import make_folder, sync_file, sync_folder
+from serving.errors import StoreError, TrustError
 from serving.events import TIME_FORMAT, is_time
 from serving.release import MAX_RELEASE_BYTES, parse_release
 
@@ -134,9 +136,9 @@ class Place:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise TrustError(
-                f"{self.link}: isn't a symbolic link: {error.strerror}; remove it and pull again"
-            ) from error
+            if error.errno != errno.EINVAL:
+                raise unreadable(self.link, error) from error
+            raise TrustError(f"{self.link}: isn't a symbolic link; remove it and pull again") from error
         if not FOLDER_NAME.fullmatch(name):
             raise TrustError(f"{self.link}: leads to {name!r}, which isn't a release; remove it and pull again")
         return self.releases / name
@@ -235,23 +237,32 @@ def open_installed(directory: Path, model: str, channel: str, stack: ExitStack) 
         folder = place.linked()
         if folder is None:
             raise TrustError(f"{place.link}: nothing is installed of {model} {channel}; strikeforge-host pull first")
-        with suppress(FileNotFoundError):
+        try:
             descriptor = stack.enter_context(open_folder(folder))
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             if os.fstat(descriptor).st_ino == folder.stat().st_ino:
                 return read_installed(folder)
+        except FileNotFoundError:  # a pull replaced it meanwhile
+            continue
+        except OSError as error:
+            raise unreadable(folder, error) from error
     raise TrustError(f"{place.link}: the release it names isn't there; strikeforge-host pull again")
 
 
 def is_development(directory: Path) -> bool:
     """Whether the newest root this folder trusts says it is a development root."""
-    roots = (directory / TRUST / "root_history").glob("*.root.json")
-    newest = max(roots, key=lambda path: int(path.name.partition(".")[0]), default=None)
-    if newest is None:
-        return False
+    newest: Path | None = None
     try:
+        roots = (path for path in (directory / TRUST / "root_history").iterdir() if path.name.endswith(".root.json"))
+        newest = max(roots, key=lambda path: int(path.name.partition(".")[0]), default=None)
+        if newest is None:
+            return False
         return bool(json.loads(newest.read_bytes())["signed"].get(ROOT_KIND) == DEVELOPMENT)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except FileNotFoundError:  # pulled from an unsigned store
+        return False
+    except OSError as error:
+        raise unreadable(newest or directory / TRUST, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrustError(f"{newest}: isn't readable root metadata: {error!r}; pull into a new folder") from error
 
 
@@ -268,6 +279,14 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def unreadable(path: Path, error: OSError) -> StoreError:
+    """What is said where this host's disk or its permissions keep a release from being read."""
+    return StoreError(
+        f"{error.filename or path}: can't be read: {error.strerror}; whoever runs strikeforge-host must be able to "
+        "read all of the folder that was pulled into"
+    )
+
+
 @contextmanager
 def open_folder(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -277,27 +296,9 @@ def open_folder(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def make_folder(folder: Path) -> None:
-    """Like `mkdir -p`, and the new names are on disk when it returns."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-
-
 def remove(path: Path) -> None:
     """A file, link or whole folder; absent is fine."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    with open_folder(folder) as descriptor:
-        os.fsync(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -244,6 +244,13 @@ class Ledger:
     def state(self) -> State:
         return fold(self.model, self.events())
 
+    def settle(self, event: Event) -> None:
+        """Make sure that an event which was read outlives a power cut, before anything is derived from it.
+
+        Its writer may have been killed before the store had it on disk; the store sees to that when asked again.
+        """
+        self.store.put_if_absent(event.key, event.to_bytes())
+
     def prepare(
         self,
         expected_head: State,

@@ -23,6 +23,7 @@ from pathlib import Path
 from serving.blobstore import BlobStore
 from serving.bundle import bundle_key, load_bundle
 from serving.canonical import canonical_json, sha256_hex
+from serving.disk import sync_folder
 from serving.downloads import Content, fetch
 from serving.errors import BlobMissingError, BundleError, StoreError, TrustError
 from serving.installed import (
@@ -275,8 +276,10 @@ def _finish(place: Place, number: int, bundle: str, raw: bytes, files: Callable[
         except BundleError as error:
             raise TrustError(f"the bundle is refused: {error}") from error
         place.install(name)
+    sync_folder(place.releases)  # an earlier pull may have been killed before that
     if not was_current:
         place.switch(name)
+    sync_folder(place.home)
     removed = place.collect(keep)
     before = None if old is None else int(old.partition("-")[0])
     return Pulled(read_installed(target), before, not (whole and was_current), tuple(removed))

@@ -25,6 +25,9 @@ from serving.events import TIME_FORMAT, is_time
 
 RELEASE_FORMAT = 1
 MAX_RELEASE_BYTES = 1 << 16
+MAX_REPORT_BYTES = 4 << 20
+MAX_STATEMENT_BYTES = 1 << 20
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 RELEASED_CHANNELS = ("champion",)
 KINDS = ("promoted", "rolled_back")
 RELEASE_LIFETIME = timedelta(days=90)
@@ -109,6 +112,16 @@ def expiry(lifetime: timedelta) -> str:
 def release_key(sha256: str) -> str:
     """Where a release file lies in a store."""
     return f"releases/{sha256}.json"
+
+
+def report_key(sha256: str) -> str:
+    """Where a gate report lies in a store; at most MAX_REPORT_BYTES (pipelines/gate_report.py)."""
+    return f"gate-reports/{sha256}.json"
+
+
+def provenance_key(sha256: str) -> str:
+    """Where a statement of provenance lies in a store; at most MAX_STATEMENT_BYTES (pipelines/provenance.py)."""
+    return f"provenance/{sha256}.json"
 
 
 def release_target(model: str, channel: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving.disk import sync_file
 from serving.errors import DataError
 from serving.problems import Problems, iso
 from serving.surface import Bools, Times
@@ -314,8 +315,7 @@ def write_table(file: FilePath, columns: dict[str, npt.NDArray[Any]]) -> None:
                 _write_parquet(temporary, columns)
             else:
                 _write_csv(temporary, columns, compressed=file.name.lower().endswith(".gz"))
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            sync_file(temporary)
             temporary.replace(file)
         finally:
             temporary.unlink(missing_ok=True)

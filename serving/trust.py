@@ -23,9 +23,10 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from serving.blobstore import BlobStore
 from serving.canonical import is_model_name, is_sha256
+from serving.disk import sync_file, sync_folder
 from serving.downloads import Content
 from serving.errors import BlobMissingError, TrustError
-from serving.installed import DEVELOPMENT, ROOT_KIND, sync_file, sync_folder
+from serving.installed import DEVELOPMENT, ROOT_KIND
 from serving.release import content_key, release_key, role_of
 
 CHANNEL_PREFIX = "channel/"

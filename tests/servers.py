@@ -43,7 +43,7 @@ class NotInstalledError(Exception):
 @contextmanager
 def moto() -> Iterator[str]:
     """S3, KMS and the rest of moto's AWS; yields the endpoint's URL. Any credentials will do."""
-    with _running("moto", lambda port: [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]) as port:
+    with running("moto", lambda port: [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]) as port:
         yield f"http://{HOST}:{port}"
 
 
@@ -62,7 +62,7 @@ def fake_gcs() -> Iterator[str]:
         where = ["-scheme", "http", "-host", HOST, "-port", str(port), "-external-url", url]
         return [str(programs[0]), *where, "-backend", "memory", "-log-level", "warn"]
 
-    with _running("fake-gcs-server", command) as port:
+    with running("fake-gcs-server", command) as port:
         yield f"http://{HOST}:{port}"
 
 
@@ -77,7 +77,7 @@ def azurite() -> Iterator[str]:
         )
         raise NotInstalledError(f"no Azurite at {program}: {remedy}")
     options = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent", "--blobHost", HOST]
-    with _running("azurite", lambda port: [str(program), *options, "--blobPort", str(port)]) as port:
+    with running("azurite", lambda port: [str(program), *options, "--blobPort", str(port)]) as port:
         endpoint = f"http://{HOST}:{port}/{AZURITE_ACCOUNT}"
         credentials = f"AccountName={AZURITE_ACCOUNT};AccountKey={AZURITE_KEY}"
         yield f"DefaultEndpointsProtocol=http;{credentials};BlobEndpoint={endpoint};"
@@ -117,7 +117,7 @@ def postgresql() -> Iterator[str]:
             return [str(programs / "postgres"), "-D", str(folder / "data"), *options]
 
         # SIGINT is the fast shutdown: SIGTERM would wait for clients
-        with _running("postgresql", command, lambda port: _accepts(url(port)), user, signal.SIGINT) as port:
+        with running("postgresql", command, lambda port: _accepts(url(port)), user, signal.SIGINT) as port:
             yield url(port)
 
 
@@ -132,14 +132,18 @@ def new_database(server_url: str) -> str:
 
 
 @contextmanager
-def _running(
+def running(
     name: str,
     command: Callable[[int], Sequence[str]],
     answers: Callable[[int], bool] | None = None,
     user: str | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
 ) -> Iterator[int]:
-    """A process on a free port, from its first answer until the block ends; yields the port."""
+    """A process on a free port, from its first answer until the block ends; yields the port.
+
+    `command` makes the command of a port, `answers` says whether one answers (default: in HTTP). RuntimeError with the
+    process's own words if it ends or is silent.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"strikeforge-{name}-")))
         log = stack.enter_context((folder / "log").open("w+b"))

@@ -66,14 +66,14 @@ with servers.fake_gcs() as url:
 
 def test_a_server_that_ends_at_once_says_why() -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no such option')"]
-    with pytest.raises(RuntimeError, match="no such option"), servers._running("broken", lambda _: command):
+    with pytest.raises(RuntimeError, match="no such option"), servers.running("broken", lambda _: command):
         pytest.fail("it never answered")
 
 
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "START_SECONDS", 0.5)
     command = [sys.executable, "-c", "import time; print('waiting', flush=True); time.sleep(60)"]
-    with pytest.raises(RuntimeError, match="didn't answer"), servers._running("silent", lambda _: command):
+    with pytest.raises(RuntimeError, match="didn't answer"), servers.running("silent", lambda _: command):
         pytest.fail("it never answered")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from tuf.api.metadata import TargetFile, Targets
 
@@ -16,20 +17,23 @@ from serving.blobstore import BlobStore
 from serving.bundle import bundle_key
 from serving.canonical import sha256_hex
 from serving.errors import BlobMissingError, LedgerError, StoreError, TrustError
-from serving.events import Event
+from serving.events import TIME_FORMAT, Event
 from serving.ledger import Ledger, fold
 from serving.manifest import MANIFEST, MAX_MANIFEST_BYTES, parse_manifest
 from serving.release import (
     MAX_RELEASE_BYTES,
+    MAX_REPORT_BYTES,
+    MAX_STATEMENT_BYTES,
     RELEASED_CHANNELS,
     ReleaseFile,
     content_target,
     parse_release,
+    provenance_key,
     release_key,
     release_target,
+    report_key,
 )
 
-MAX_REPORT_BYTES = 16 << 20
 CHAMPION = RELEASED_CHANNELS[0]
 
 
@@ -95,6 +99,31 @@ def released_number(published: Targets | None, model: str) -> int | None:
     return number if isinstance(number, int) else None
 
 
+def check_releasable(store: BlobStore, model: str, number: int, event: Event) -> None:
+    """LedgerError if hosts could never be given what the event would decide as release `number`.
+
+    Something it names isn't recorded, isn't in the store or isn't what it was. StoreError if the store can't be read.
+    """
+    try:
+        targets_of(store, _release(model, number, event))
+    except (BlobMissingError, TrustError, LedgerError) as error:
+        raise LedgerError(
+            f"{model}: {event.kind} version {event.version} isn't decided, as it couldn't be released: {error}; bring "
+            "that back from the store's versions or a backup, or choose another version"
+        ) from error
+
+
+def expiry_note(number: int, expires_at: str, lifetime: timedelta, now: datetime) -> str:
+    """What is to be said of a release that hosts refuse, or soon will; empty while a third of its life is left."""
+    left = datetime.strptime(expires_at, TIME_FORMAT).replace(tzinfo=UTC) - now
+    if left >= lifetime / 3:
+        return ""
+    remedy = "promote another version; signing it anew doesn't prolong it"
+    if left <= timedelta():
+        return f"release {number} EXPIRED at {expires_at}, hosts refuse it: {remedy}"
+    return f"release {number} expires at {expires_at}, in {left.total_seconds() / 86400:.0f} days: {remedy}"
+
+
 def targets_of(store: BlobStore, release: ReleaseFile) -> dict[str, TargetFile]:
     """Every target of a release; StoreError or TrustError naming what the store lacks or holds otherwise."""
     raw = release.to_bytes()
@@ -107,11 +136,11 @@ def targets_of(store: BlobStore, release: ReleaseFile) -> dict[str, TargetFile]:
         target = content_target(release.model, key)
         found[target] = TargetFile(length, {"sha256": sha256}, target)
 
-    for key, sha256 in (
-        (f"gate-reports/{release.gate_report}.json", release.gate_report),
-        (f"provenance/{release.provenance}.json", release.provenance),
+    for key, sha256, max_bytes in (
+        (report_key(release.gate_report), release.gate_report, MAX_REPORT_BYTES),
+        (provenance_key(release.provenance), release.provenance, MAX_STATEMENT_BYTES),
     ):
-        add(key, len(_content(store, key, sha256, MAX_REPORT_BYTES)), sha256)
+        add(key, len(_content(store, key, sha256, max_bytes)), sha256)
     key = bundle_key(release.bundle, MANIFEST)
     manifest = _content(store, key, release.bundle, MAX_MANIFEST_BYTES)
     add(key, len(manifest), release.bundle)

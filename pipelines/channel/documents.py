@@ -167,6 +167,6 @@ def unsigned(signed: T | None, role: str) -> Held[T] | None:
     return Held(metadata_key(role, signed.version), metadata.to_bytes(), metadata)
 
 
-def is_due(held: Held[T], lifetime: timedelta, now: datetime) -> bool:
-    """Whether it is in the last third of its life, or past it."""
-    return held.signed.expires - now < lifetime / 3
+def is_due(held: Held[T], lifetime: timedelta, now: datetime, *, share_left: float = 1 / 3) -> bool:
+    """Whether no more than this share of its life is left, the last third if nothing is said."""
+    return held.signed.expires - now < share_left * lifetime

@@ -74,7 +74,7 @@ def plan(bench: Workbench, view: View, models: Sequence[str] | None) -> Draft:
                 draft.delegate.append(model)
             draft.lines.append(f"{role_of(model)}: {change.line}")
     if view.roots or draft.models:
-        _renewals(bench, view, draft)
+        _renewals(bench, view, draft, by_refresh=models is None)
     return draft
 
 
@@ -126,8 +126,12 @@ def _in_words(release: ReleaseFile | None, held: Targets | None, model: str, *, 
     return f"release {'none' if before is None else before} -> {release.release}"
 
 
-def _renewals(bench: Workbench, view: View, draft: Draft) -> None:
-    """Mark the roles that no release changes but that have to be signed, with a line for each."""
+def _renewals(bench: Workbench, view: View, draft: Draft, *, by_refresh: bool) -> None:
+    """Mark the roles that no release changes but that have to be signed, with a line for each.
+
+    A refresh that runs every day has to renew a timestamp of two days every day: with a third of its life left it
+    would be spared on the first day and have expired on the second.
+    """
     if bench.is_development and view.roots:
         draft.renew_root = _is_due(bench, "root", view.roots[-1])
         draft.renew_targets = _is_due(bench, "targets", view.targets)
@@ -148,9 +152,10 @@ def _renewals(bench: Workbench, view: View, draft: Draft) -> None:
     elif not draft.snapshot and _is_due(bench, "snapshot", view.snapshot):
         draft.snapshot = True
         draft.lines.append("snapshot: renewed")
-    elif not draft.snapshot and _is_due(bench, "timestamp", view.timestamp):
+    elif not draft.snapshot and _is_due(bench, "timestamp", view.timestamp, 2 / 3 if by_refresh else 1 / 3):
         draft.lines.append("timestamp: renewed")
 
 
-def _is_due(bench: Workbench, role: str, held: Held[T] | None) -> bool:
-    return held is not None and documents.is_due(held, bench.signing.lifetime(role), bench.now())
+def _is_due(bench: Workbench, role: str, held: Held[T] | None, share_left: float = 1 / 3) -> bool:
+    lifetime = bench.signing.lifetime(role)
+    return held is not None and documents.is_due(held, lifetime, bench.now(), share_left=share_left)

@@ -21,6 +21,7 @@ from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 from pipelines.channel.keys import DEVELOPMENT_LINE, KIND_FIELD, open_key
 from pipelines.errors import SigningError
 from serving.canonical import sha256_hex
+from serving.disk import make_folder, sync_folder
 
 PUBLIC_SUFFIX = ".pub.json"
 MAX_PUBLIC_BYTES = 1 << 16
@@ -85,27 +86,29 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write a whole file in the place of what is there, synced."""
     temporary = _temporary(path, data, mode=0o644)
     temporary.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _write_new(path: Path, data: bytes, *, mode: int) -> bool:
     """Create a whole file, synced; False, and nothing changed, if it exists."""
-    if path.exists():
-        return False
-    temporary = _temporary(path, data, mode=mode)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
-    return True
+    made = False
+    if not path.exists():
+        temporary = _temporary(path, data, mode=mode)
+        try:
+            os.link(temporary, path)
+            made = True
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+    make_folder(path.parent, mode=0o700)  # also where a killed process had made it
+    sync_folder(path.parent)
+    return made
 
 
 def _temporary(path: Path, data: bytes, *, mode: int) -> Path:
     """The content beside its place, synced, never readable by more than `mode` allows."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent, mode=0o700)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
@@ -114,11 +117,3 @@ def _temporary(path: Path, data: bytes, *, mode: int) -> Path:
         file.flush()
         os.fsync(descriptor)
     return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,9 +28,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import AWSSigner, AzureSigner, CryptoSigner, GCPSigner, HSMSigner, Key, Signer, SSlibKey
 
 from pipelines.errors import SigningError
+from serving.installed import ROOT_KIND
 
 DEVELOPMENT_LINE = b"strikeforge development key\n"
-KIND_FIELD = "x-strikeforge-kind"  # of a root, and of the public half of a development key
+KIND_FIELD = ROOT_KIND  # of a root, and of the public half of a development key
 PEM_SCHEMES = ("file2", "envvar")
 KMS_SCHEMES = ("awskms", "gcpkms", "azurekms", "hsm")
 PIN_VARIABLE = "STRIKEFORGE_HSM_PIN"

@@ -26,11 +26,17 @@ from tuf.api.serialization import DeserializationError, SerializationError
 from pipelines.channel.keys import KIND_FIELD
 from serving.blobstore import BlobStore
 from serving.errors import BlobMissingError, TrustError
+from serving.trust import CHANNEL_PREFIX, CONFIG
 
-FOLDER = "channel/"
+FOLDER = CHANNEL_PREFIX
 TIMESTAMP_KEY = f"{FOLDER}timestamp.json"
 FOLLOWS_FIELD = "x-strikeforge-follows"  # version of the targets that these were made from; 0: none
-MAX_BYTES = {"root": 512_000, "timestamp": 16_384, "snapshot": 2_000_000, "targets": 5_000_000}  # those of TUF's client
+MAX_BYTES = {  # what hosts read
+    "root": CONFIG.root_max_length,
+    "timestamp": CONFIG.timestamp_max_length,
+    "snapshot": CONFIG.snapshot_max_length,
+    "targets": CONFIG.targets_max_length,
+}
 TARGETS_NAME = re.compile(r"([1-9][0-9]{0,17})\.targets\.json", re.ASCII)
 NOBODYS = "if nobody of yours made it, delete it from the store"
 REBUILD = "`python -m pipelines.channel.restore` makes it anew from the kept root and the ledgers"

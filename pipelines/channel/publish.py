@@ -19,15 +19,17 @@ from typing import Protocol
 from tuf.api.metadata import Targets
 
 from pipelines.channel import documents
+from pipelines.channel.content import Wanted, check_fence
 from pipelines.channel.draft import Draft, ModelChange, plan
 from pipelines.channel.foundation import found, renew_offline
-from pipelines.channel.metadata import TIMESTAMP_KEY, Held, View, is_delegated, next_version
+from pipelines.channel.metadata import TIMESTAMP_KEY, Held, View, is_delegated, next_version, read_model
 from pipelines.channel.settings import SigningConfig
 from pipelines.channel.workbench import Workbench, not_delegated, open_workbench, utc_now
 from pipelines.errors import SigningError
 from serving.blobstore import BlobStore
 from serving.canonical import sha256_hex
 from serving.errors import StoreError, StrikeforgeError
+from serving.ledger import Ledger
 from serving.release import release_key, role_of
 
 ATTEMPTS = 30
@@ -38,7 +40,11 @@ class Channel(Protocol):
     """What promotion, rollback and reconciliation ask of a channel."""
 
     def ready(self, model: str) -> None:
-        """SigningError unless a release of the model could be signed now; writes nothing."""
+        """SigningError unless a release of the model could be signed now; writes nothing.
+
+        LedgerError if the channel already names an event that the ledger doesn't have: it was cut, or rewritten, and
+        whatever is decided on top of it reaches nobody and stands in the way of bringing it back.
+        """
 
     def follow(self, model: str, *, dry_run: bool = False) -> tuple[str, ...]:
         """Make the channel say what the model's ledger says, and renew what soon expires; one line for each change.
@@ -62,6 +68,9 @@ class StoreChannel:
     def ready(self, model: str) -> None:
         bench, role = self.bench, role_of(model)
         view = bench.view()
+        held = read_model(bench.store, view, role)
+        if held is not None:
+            check_fence(bench.store, Wanted(model, None, tuple(Ledger(bench.store, model).events())), held.signed)
         roots = view.roots if not bench.lacks_foundation(view) else bench.kept.roots()
         if not roots and bench.is_development:
             return  # they will be made
@@ -163,6 +172,8 @@ class StoreChannel:
 
     def _put_model(self, role: str, by: Targets, first: int, change: ModelChange) -> Held[Targets]:
         if change.release is not None:
+            ledger = Ledger(self.bench.store, change.release.model)
+            ledger.settle(ledger.events()[change.release.seq - 1])
             raw = change.release.to_bytes()
             self.bench.store.put_if_absent(release_key(sha256_hex(raw)), raw)
 

@@ -52,6 +52,11 @@ class SigningConfig:
         """Whether keys are made on first use."""
         return self.kind == "development"
 
+    @property
+    def release_lifetime(self) -> timedelta:
+        """How long hosts use what one decision released."""
+        return timedelta(days=self.release_days)
+
     def lifetime(self, role: str) -> timedelta:
         """How long a signature of a role holds; a model's role is any other than TUF's four."""
         days = {

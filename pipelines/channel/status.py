@@ -16,7 +16,7 @@ from tuf.api.metadata import Root, Targets
 from pipelines.channel import documents
 from pipelines.channel.ceremony import describe_pending
 from pipelines.channel.commands import ChannelCommand, channel_command
-from pipelines.channel.content import released_number
+from pipelines.channel.content import expiry_note, released_number
 from pipelines.channel.keys import short
 from pipelines.channel.metadata import Held, View, delegated_roles, kind_of, read_model
 from pipelines.channel.workbench import Workbench
@@ -70,6 +70,23 @@ def offline_warnings(bench: Workbench, view: View) -> list[str]:
     return lines
 
 
+def release_warnings(bench: Workbench, view: View) -> list[str]:
+    """A line for every model whose release hosts refuse, or soon will: only a new decision helps."""
+    lines = []
+    for role in delegated_roles(view.targets.signed) if view.targets is not None else ():
+        held = read_model(bench.store, view, role)
+        number = released_number(held.signed, role.removeprefix(role_of(""))) if held is not None else None
+        if held is not None and number is not None:
+            note = expiry_note(number, _expires_at(held.signed, role), bench.signing.release_lifetime, bench.now())
+            lines += [f"{role}: {note}"] if note else []
+    return lines
+
+
+def _expires_at(targets: Targets, role: str) -> str:
+    custom = targets.targets[release_target(role.removeprefix(role_of("")), "champion")].custom or {}
+    return str(custom["expires_at"])
+
+
 def _row(bench: Workbench, by: Root | Targets, role: str, held: Held[Any] | None) -> tuple[str, ...]:
     keys = documents.keys_of(by, role)
     who = (role, f"{documents.threshold_of(by, role)} of {len(keys)}", " ".join(map(short, keys)))
@@ -92,8 +109,10 @@ def _model_row(bench: Workbench, view: View, targets: Targets, role: str) -> tup
     number = released_number(held.signed, model)
     if number is None:
         return (*row[:-1], f"{row[-1]} no release".strip())
-    ends = held.signed.targets[release_target(model, "champion")].custom["expires_at"][:10]
-    return (*row[:-1], f"{row[-1]} release {number}, until {ends}".strip())
+    ends = _expires_at(held.signed, role)
+    late = expiry_note(number, ends, bench.signing.release_lifetime, bench.now())
+    until = f"EXPIRED {ends[:10]}" if "EXPIRED" in late else f"until {ends[:10]}{': soon' if late else ''}"
+    return (*row[:-1], f"{row[-1]} release {number}, {until}".strip())
 
 
 def run(cfg: ChannelCommand) -> Sequence[str]:

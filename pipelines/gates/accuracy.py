@@ -126,7 +126,7 @@ def _unseen(context: GateContext, settings: Settings) -> Finding:
                               f"(the first is {min(both)})")  # fmt: skip
     if len(asked) < settings.min_dates:
         return Finding(False, f"{len(asked)} dates are too few to judge by, at least {settings.min_dates} are needed")
-    return Finding(True, f"{len(asked)} dates, none of them seen in training", figures={"dates": len(asked)})
+    return Finding(True, f"{len(asked)} dates, none of them trained or validated on", figures={"dates": len(asked)})
 
 
 def _on_record(context: GateContext, settings: Settings, found: Mapping[str, Score]) -> Finding:
@@ -165,7 +165,7 @@ def _against_baseline(settings: Settings, baseline: str, table: pl.DataFrame, fo
     limit, level = settings.ratio * other, settings.baseline_significance
     better = test.t > 0 and level is not None and test.p <= level
     passed = own <= limit and (level is None or better)
-    text = (f"test IV RMSE {own:.6g} {'<=' if own <= limit else '>'} {limit:.6g} "
+    text = (f"test IV RMSE {own:.6g} {'<=' if own <= limit else '>'} {limit:.6g} vol points "
             f"({settings.ratio:g} x {baseline}'s {other:.6g}); {_said(test, baseline)}")  # fmt: skip
     if level is not None and not better:
         text += f", and it must be better at {level:g}"
@@ -207,9 +207,9 @@ def _compared(settings: Settings, name: str, dates: list[datetime.date], table: 
     own, other = found[MODEL_PREDICTOR]["iv_rmse"], found[CHAMPION]["iv_rmse"]
     limit = (1.0 + settings.champion_tolerance) * other
     worse = test.t < 0 and test.p < settings.significance
-    text = (f"{name} has {other:.6g} on the {len(dates)} dates that neither has seen, this version {own:.6g} "
-            f"{'<=' if own <= limit else '>'} {limit:.6g} (+ {settings.champion_tolerance:.3g} of it); "
-            f"{_said(test, name)}")  # fmt: skip
+    text = (f"on the {len(dates)} dates that neither has seen {name} has an IV RMSE of {other:.6g} vol points, this "
+            f"version {own:.6g} {'<=' if own <= limit else '>'} {limit:.6g} "
+            f"({100.0 * settings.champion_tolerance:.3g} % above the champion's); {_said(test, name)}")  # fmt: skip
     if worse:
         text += f": significantly worse at {settings.significance:g}"
     figures = {"champion": {"compared": True, "dates": len(dates), "iv_rmse": other, "model_iv_rmse": own,
@@ -228,7 +228,7 @@ def _only(table: pl.DataFrame, *names: str) -> pl.DataFrame:
 def _said(test: Any, other: str) -> str:
     if test.reason:
         return f"no Diebold-Mariano test against {other}: {test.reason}"
-    return f"Diebold-Mariano t {test.t:+.3g} against {other} (positive: better), p {test.p:.3g}"
+    return f"Diebold-Mariano t {test.t:+.3g} against {other} (positive: better), p {test.p:.3g}, {test.dates} dates"
 
 
 def _figures(test: Any) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
     passed = all(share <= 1.0 for share in shares.values())
     shown = [kind for kind in KINDS if passed or shares[kind] > 1.0]
     message = "; ".join(
-        f"{kind}: {own[kind]:.3g} of the rows {'<=' if shares[kind] <= 1.0 else '>'} {limits[kind]:.3g} "
-        f"(the market's mids {market[kind]:.3g})"
+        f"{kind}: {100.0 * own[kind]:.3g} % of the rows {'<=' if shares[kind] <= 1.0 else '>'} "
+        f"{100.0 * limits[kind]:.3g} % (the market's mids {100.0 * market[kind]:.3g} %)"
         for kind in shown
     )
     figures = {name: {kind: found[name][kind] for kind in KINDS} for name in (MODEL_PREDICTOR, MARKET)}

@@ -38,14 +38,14 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
         check_grid_spec(dict(spec))
     else:
         feature_spec(bundle)
-    known = f"version {spec.get('version')}, as hosts compute it"
+    known = f"feature spec version {spec.get('version')}, as hosts compute it"
     if context.champion_version is None:
         return GateOutcome(NAME, True, 0.0, 0.0, f"{known}; there is no champion to differ from")
     theirs = context.champion_bundle().manifest.feature_spec
     differing = differences(theirs, spec)
     champion = f"champion {context.champion_version}'s"
     if not differing:
-        return GateOutcome(NAME, True, 0.0, 0.0, f"{known}, and the same as {champion}")
+        return GateOutcome(NAME, True, 0.0, 0.0, f"{known}, the same as {champion}")
     told = "; ".join(f"{key}: {_short(theirs.get(key))} -> {_short(spec.get(key))}" for key in differing)
     count = float(len(differing))
     if settings.allow_change:

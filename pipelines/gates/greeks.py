@@ -51,7 +51,9 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
                  if not error <= settings.tolerance]  # fmt: skip
     finite = [error for error in errors.values() if math.isfinite(error)]
     worst = max(finite, default=None)
-    message = "; ".join(problems) or f"largest relative error {worst:.3g} over {len(chosen)} rows and the record"
+    message = "; ".join(problems) or (
+        f"errors are at most {worst:.3g} of the largest Greek of its kind, over {len(chosen)} rows and the record"
+    )
     return GateOutcome(NAME, not problems, worst, settings.tolerance, message, {"errors": errors})
 
 

@@ -58,6 +58,7 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
         ours, theirs = calls(engine, spec, context.exam), calls(null, spec, context.exam)
         measured |= {f"{part}_{name}": value for name, value in timed(ours, theirs, settings).items()}
     budgets = {name: float(getattr(settings, name)) for name in measured if hasattr(settings, name)}
+    rows = int(np.median([_contracts(context.exam, place) for place in _places(context.exam)]))
     shares = {name: measured[name] / budget for name, budget in budgets.items()}
     worst = max(shares, key=lambda name: shares[name])
     over = [name for name in budgets if not shares[name] <= 1.0]
@@ -65,7 +66,8 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
         f"{_words(name)} {measured[name]:.1f} us {'>' if name in over else '<='} {budgets[name]:g}"
         for name in over or budgets
     )
-    return GateOutcome(NAME, not over, shares[worst], 1.0, f"{message} ({engine.info().runtime})", measured)
+    message += f"; a chain is {rows} contracts, a median of dates; {engine.info().runtime}"
+    return GateOutcome(NAME, not over, shares[worst], 1.0, message, {**measured, "chain_contracts": rows})
 
 
 def _words(name: str) -> str:
@@ -102,6 +104,10 @@ def _chains(engine: Engine, spec: FeatureSpec, exam: Exam) -> list[tuple[Call, C
         return lambda: None, lambda: engine.head(context, contracts, out)
 
     return [of(np.ascontiguousarray(scaled_contracts(spec, exam, place))) for place in _places(exam)]
+
+
+def _contracts(exam: Exam, place: int) -> int:
+    return int(np.count_nonzero(exam.rows["snapshot"] == place))
 
 
 def _places(exam: Exam) -> list[int]:

@@ -51,6 +51,8 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
     message = "; ".join(
         f"{one.name} differs by {one.difference:.3g}, allowed {one.tolerance:.3g}" for one in failed or [worst]
     )
+    if not failed:
+        message = f"{len(checks)} comparisons agree, at the worst {message}"
     skipped = [f"{name} not asked: {why_not[name]}" for name in computing if name not in running]
     listed = [{"name": one.name, "difference": one.difference, "tolerance": one.tolerance} for one in checks]
     figures = {"checks": listed, "not_here": skipped}

@@ -32,7 +32,7 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
     found = {"bytes": (size, settings.max_bytes), "parameters": (parameters, settings.max_parameters)}
     passed = all(count <= most for count, most in found.values())
     message = "; ".join(
-        f"{count} {what} {'<=' if count <= most else '>'} {most}"
+        f"{count:,} {what} {'<=' if count <= most else '>'} {most:,}"
         for what, (count, most) in found.items()
         if passed or count > most
     )

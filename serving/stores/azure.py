@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from serving.blobstore import Blob, Keys, Progress, check_prefix, save_new
+from serving.blobstore import Blob, Entries, Entry, Keys, Progress, check_prefix, save_new
 from serving.canonical import sha256_hex
 from serving.errors import BlobMissingError, StoreError
 from serving.stores import common
@@ -138,10 +138,23 @@ class AzureStore:
         return self._write(key, _source(data), condition, replaced)
 
     def list(self, prefix: str = "") -> Keys:
+        return [entry.key for entry in self.entries(prefix)]
+
+    def entries(self, prefix: str = "", *, shallow: bool = False) -> Entries:
+        from azure.storage.blob import BlobPrefix
+
         beginning = encode(self._location.names_under(check_prefix(prefix)))
+        listing = self._container.walk_blobs if shallow else self._container.list_blobs
         with explain(prefix or "list", self._location, self._patience):
-            names = list(self._container.list_blob_names(name_starts_with=beginning, results_per_page=PAGE))
-        return self._location.keys_of(decode(name) for name in names if encode(decode(name)) == name)
+            blobs = list(listing(name_starts_with=beginning, results_per_page=PAGE))
+        found = []
+        for blob in blobs:
+            ours = encode(decode(blob.name)) == blob.name
+            name = decode(blob.name) if ours else blob.name
+            if ours or shallow:
+                deeper = isinstance(blob, BlobPrefix)
+                found.append(Entry(name, 0, "") if deeper else Entry(name, blob.size, blob.etag))
+        return self._location.entries_of(found, foreign=shallow)
 
     def delete(self, key: str) -> None:
         blob = self._blob(key)

@@ -24,9 +24,9 @@ import re
 import secrets
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from serving.blobstore import Progress, check_key, is_key
+from serving.blobstore import Entries, Entry, Progress, check_key, is_key
 from serving.errors import StoreError
 
 WRITERS = "strikeforgewriters"  # metadata names; Azure wants identifiers, and gateways drop underscores
@@ -55,10 +55,11 @@ class Location:
         """The prefix of the names of all keys with this (checked) prefix."""
         return self._prefixed(key_prefix)
 
-    def keys_of(self, names: Iterable[str]) -> list[str]:
-        """Sorted keys of these objects; foreign ones (such as a console's folder markers) are left out."""
+    def entries_of(self, objects: Iterable[Entry], *, foreign: bool = False) -> Entries:
+        """Sorted, under their keys; foreign names (such as a console's folder markers) are left out unless wanted."""
         start = len(self._prefixed(""))
-        return sorted(key for key in (name[start:] for name in names) if is_key(key))
+        entries = (replace(one, key=one.key[start:]) for one in objects)
+        return sorted((entry for entry in entries if foreign or is_key(entry.key)), key=lambda entry: entry.key)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")

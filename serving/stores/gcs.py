@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.blobstore import Blob, Keys, Progress, check_prefix, save_new
+from serving.blobstore import Blob, Entries, Entry, Keys, Progress, check_prefix, save_new
 from serving.canonical import sha256_hex
 from serving.errors import BlobMissingError, StoreError
 from serving.stores import common
@@ -132,12 +132,24 @@ class GcsStore:
         return self._conditional(key, writer, lambda: self._send(key, data, chain, generation=generation))
 
     def list(self, prefix: str = "") -> Keys:
-        names = self._location.names_under(check_prefix(prefix))
+        return [entry.key for entry in self.entries(prefix)]
+
+    def entries(self, prefix: str = "", *, shallow: bool = False) -> Entries:
+        wanted = {
+            "prefix": self._location.names_under(check_prefix(prefix)),
+            "delimiter": "/" if shallow else None,
+            "fields": "items(name,size,generation),prefixes,nextPageToken",
+            "page_size": PAGE,
+        }
         with explain(prefix or "list", LIST, self._location, self._patience):
-            found = self._client.list_blobs(
-                self._bucket, prefix=names, page_size=PAGE, fields="items(name),nextPageToken", **self._tries()
-            )
-            return self._location.keys_of(blob.name for blob in found)
+            answer = self._client.list_blobs(self._bucket, **wanted, **self._tries())
+            blobs = list(answer)
+        found = []
+        for blob in blobs:
+            version, size = self._version_and_size(blob.name, blob)
+            found.append(Entry(blob.name, size, version))
+        found.extend(Entry(deeper, 0, "") for deeper in answer.prefixes)
+        return self._location.entries_of(found, foreign=shallow)
 
     def delete(self, key: str) -> None:
         with explain(key, DELETE, self._location, self._patience):
@@ -242,11 +254,14 @@ class GcsStore:
         with explain(key, READ, self._location, self._patience):
             blob.reload(**self._tries())
         metadata = blob.metadata or {}
+        version, size = self._version_and_size(key, blob)
+        return Described(version, size, blob.crc32c, metadata.get(common.SHA256), metadata.get(common.WRITERS))
+
+    def _version_and_size(self, key: str, blob: Any) -> tuple[str, int]:
         try:
-            version, size = str(int(blob.generation)), int(blob.size)
+            return str(int(blob.generation)), int(blob.size)
         except (TypeError, ValueError) as error:
             raise StoreError(f"{key}: {unreadable(self._location)}") from error
-        return Described(version, size, blob.crc32c, metadata.get(common.SHA256), metadata.get(common.WRITERS))
 
     def _exists(self, key: str) -> bool:
         try:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from serving.blobstore import CHUNK_BYTES, Blob, Keys, Progress, check_prefix, save_new
+from serving.blobstore import CHUNK_BYTES, Blob, Entries, Entry, Keys, Progress, check_prefix, save_new
 from serving.canonical import sha256_hex
 from serving.errors import BlobMissingError, StoreError
 from serving.stores import common
@@ -109,10 +109,21 @@ class S3Store:
         return self._conditional(key, writer, lambda: self._send(key, data, chain, IfMatch=native))
 
     def list(self, prefix: str = "") -> Keys:
-        names = self._location.names_under(check_prefix(prefix))
+        return [entry.key for entry in self.entries(prefix)]
+
+    def entries(self, prefix: str = "", *, shallow: bool = False) -> Entries:
+        wanted = {"Bucket": self._location.bucket, "Prefix": self._location.names_under(check_prefix(prefix))}
+        if shallow:
+            wanted["Delimiter"] = "/"
+        found: Entries = []
         with explain(prefix or "list", "s3:ListBucket", self._location, self._patience):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._location.bucket, Prefix=names)
-            return self._location.keys_of(entry["Key"] for page in pages for entry in page.get("Contents", ()))
+            for page in self._client.get_paginator("list_objects_v2").paginate(**wanted):
+                for one in page.get("Contents", ()):
+                    # with the time also a write of the same bytes is told, as by the other stores
+                    version = f"{one['ETag']} {one['LastModified'].isoformat()}"
+                    found.append(Entry(one["Key"], one["Size"], version))
+                found.extend(Entry(deeper["Prefix"], 0, "") for deeper in page.get("CommonPrefixes", ()))
+        return self._location.entries_of(found, foreign=shallow)
 
     def delete(self, key: str) -> None:
         with explain(key, "s3:DeleteObject", self._location, self._patience):

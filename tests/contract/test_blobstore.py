@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from serving.blobstore import CHUNK_BYTES, BlobStore, check_key, is_key, open_store
+from serving.blobstore import CHUNK_BYTES, BlobStore, Entry, check_key, is_key, open_store
 from serving.canonical import sha256_hex
 from serving.errors import BlobMissingError, StoreError
 
@@ -104,6 +104,90 @@ def test_list_is_by_prefix_and_sorted(store: BlobStore) -> None:
     assert store.list("b") == ["b/10", "b/2", "b2", "bb/x/y"]
     assert store.list("bb/x/") == ["bb/x/y"]
     assert store.list("c/") == store.list("a/1/") == []
+
+
+def test_entries_are_the_list_with_sizes(store: BlobStore) -> None:
+    sizes = {"b/2": 2, "a/1": 0, "b/10": 17, "b2": 1, "bb/x/y": CHUNK_BYTES + 1}
+    for key, size in sizes.items():
+        store.put(key, bytes(size))
+    for prefix in ("", "b/", "b", "bb/x/", "b2", "c/", "a/1/"):
+        found = store.entries(prefix)
+        assert [entry.key for entry in found] == store.list(prefix)
+        assert all(entry.size_bytes == sizes[entry.key] and entry.version for entry in found)
+
+
+def test_another_content_has_another_version(store: BlobStore) -> None:
+    """Of the same size, one right after the other, in every way there is to write; others keep theirs."""
+    store.put("beside", b"same")
+    (beside,) = store.entries("beside")
+
+    def replace(data: bytes) -> None:
+        store.delete("k")
+        assert store.put_if_absent("k", data)
+
+    writes: list[Callable[[bytes], object]] = [
+        lambda data: store.put("k", data),
+        lambda data: store.put_if_match("k", data, store.get_blob("k").etag),
+        replace,
+    ]
+    versions = []
+    store.put("k", b"before")
+    for number in range(12):
+        writes[number % len(writes)](f"{number:04d}".encode())
+        (entry,) = store.entries("k")
+        assert store.entries("k") == [entry], "reading changes nothing"
+        assert entry.size_bytes == 4
+        versions.append(entry.version)
+    assert len(set(versions)) == len(versions)
+    assert store.entries("beside") == [beside]
+
+
+def test_shallow_entries_are_what_lies_in_a_folder(store: BlobStore) -> None:
+    for key in ("q/a", "q/b", "q/deep/c", "q/deep/er/d", "q2", "q3/e"):
+        store.put(key, b"12")
+    here = store.entries("q/", shallow=True)
+    assert here == [*store.entries("q/a"), *store.entries("q/b"), Entry("q/deep/", 0, "")]
+    assert [entry.key for entry in store.entries(shallow=True)] == ["q/", "q2", "q3/"]
+    assert [entry.key for entry in store.entries("q", shallow=True)] == ["q/", "q2", "q3/"]
+    assert [entry.key for entry in store.entries("q2", shallow=True)] == ["q2"]
+    store.delete("q3/e")
+    assert store.entries("q3/", shallow=True) == []
+    assert [entry.key for entry in store.entries(shallow=True)] == ["q/", "q2"]
+
+
+def put_foreign(url: str, name: str, data: bytes) -> None:
+    """By other means than ours, under a name that no store takes."""
+    scheme, _, rest = url.rpartition("://")
+    bucket, _, prefix = rest.partition("/")
+    if scheme == "s3":
+        import boto3
+
+        boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=data)
+    elif scheme == "gs":
+        from google.cloud import storage
+
+        with storage.Client() as client:
+            client.bucket(bucket).blob(f"{prefix}/{name}").upload_from_string(data)
+    elif scheme == "az":
+        from azure.storage.blob import BlobServiceClient
+
+        with BlobServiceClient.from_connection_string(os.environ["AZURE_STORAGE_CONNECTION_STRING"]) as service:
+            service.get_container_client(bucket).upload_blob(f"{prefix}/{name}", data)
+    else:
+        (Path(url) / name).parent.mkdir(parents=True, exist_ok=True)
+        (Path(url) / name).write_bytes(data)
+
+
+def test_foreign_names_are_told_only_where_a_person_looks(store: BlobStore, store_url: str) -> None:
+    assert not is_key("q/their file.")
+    put_foreign(store_url, "q/their file.", b"123")
+    put_foreign(store_url, "q/deep./theirs", b"123")
+    store.put("q/ours", b"12")
+    assert store.list("q/") == [entry.key for entry in store.entries("q/")] == ["q/ours"]
+    told = {entry.key: entry.size_bytes for entry in store.entries("q/", shallow=True)}
+    assert told == {"q/deep./": 0, "q/ours": 2, "q/their file.": 3}
+    (before,) = store.entries("q/their", shallow=True)
+    assert before.version
 
 
 @pytest.mark.slow
@@ -218,6 +302,8 @@ def test_every_operation_checks_its_key(store: BlobStore, tmp_path: Path) -> Non
         lambda key: store.upload(key, tmp_path / "source"),
         lambda key: store.download(key, tmp_path / "target"),
         lambda key: store.list(f"{key}/"),
+        lambda key: store.entries(f"{key}/"),
+        lambda key: store.entries(f"{key}/", shallow=True),
     ]
     for operation, key in itertools.product(operations, ("..", "a//b", "a\nb")):
         with pytest.raises(StoreError, match=r"^key "):

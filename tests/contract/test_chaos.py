@@ -197,14 +197,14 @@ def told(by: str, *, winner: Event | None = None, keys: tuple[str, ...] = ()) ->
 def test_a_race_with_one_winner_is_fine(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     won = appended(store, "a")
-    race = judged(1, store, "tiny", [], [told("a", keys=(won.key,)), told("b", winner=won)])
+    race, _ = judged(1, store, "tiny", [], [told("a", keys=(won.key,)), told("b", winner=won)])
     assert (race.problems, race.winner, race.double_wins) == ((), "a", 0)
 
 
 def test_two_winners_are_noticed(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     won = appended(store, "b")
-    race = judged(1, store, "tiny", [], [told("a", keys=(won.key,)), told("b", keys=(won.key,))])
+    race, _ = judged(1, store, "tiny", [], [told("a", keys=(won.key,)), told("b", keys=(won.key,))])
     assert race.double_wins == 1
     assert any("2 of 2 say they succeeded" in problem for problem in race.problems)
 
@@ -213,7 +213,7 @@ def test_a_loser_told_of_somebody_else_is_noticed(tmp_path: Path) -> None:
     won = appended(FolderStore(tmp_path / "here"), "a")
     other = appended(FolderStore(tmp_path / "elsewhere"), "somebody else")
     store = FolderStore(tmp_path / "here")
-    race = judged(1, store, "tiny", [], [told("a", keys=(won.key,)), told("b", winner=other)])
+    race, _ = judged(1, store, "tiny", [], [told("a", keys=(won.key,)), told("b", winner=other)])
     assert any("which isn't so" in problem for problem in race.problems)
 
 
@@ -222,5 +222,5 @@ def test_a_lost_event_is_noticed(tmp_path: Path) -> None:
     before = [appended(store, "earlier")]
     store.delete(before[0].key)
     won = appended(store, "a")
-    race = judged(1, store, "tiny", before, [told("a", keys=(won.key,))])
+    race, _ = judged(1, store, "tiny", before, [told("a", keys=(won.key,))])
     assert any("has changed or is lost" in problem for problem in race.problems)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from pipelines import command, diff
-from pipelines.gate_report import report_key
 from pipelines.gates import GateOutcome
 from pipelines.register import register
 from serving.bundle import bundle_key
 from serving.errors import BundleError, ConfigError, LedgerError
 from serving.ledger import Ledger
 from serving.manifest import MANIFEST
+from serving.release import report_key
 from tests.pipelines.released import CONFIG, LINEAGE, ReleaseDesk
 from tests.tiny_bundle import FEATURES, npz_bytes, tiny_bundle
 
@@ -96,9 +96,12 @@ def test_gates_are_compared_by_their_latest_reports(desk: ReleaseDesk) -> None:
     desk.release(1)
     gates = diff.diff("tiny", 1, 2, desk.store).part("gates")
     assert {change.key: (change.a, change.b) for change in gates.changes} == {
-        "integrity": ("passed", "-"), "taste": ("passed 1", "-"),
+        "integrity": ("passed", "-"), "taste": ("passed 1 (limit 2)", "-"),
     }  # fmt: skip
-    assert gates.remark == "version 2 hasn't been gated"
+    assert gates.remark == "version 1 judged without a champion; version 2 hasn't been gated"
+    desk.release(2)
+    remark = diff.diff("tiny", 1, 2, desk.store).part("gates").remark
+    assert remark == "version 1 judged without a champion; version 2 judged beside champion 1"
     gated = desk.state().versions[1].gated
     assert gated is not None
     key = report_key(gated.details["report"])
@@ -108,6 +111,8 @@ def test_gates_are_compared_by_their_latest_reports(desk: ReleaseDesk) -> None:
 
 def test_a_failed_gate_shows_its_figure() -> None:
     assert diff._verdict({"name": "taste", "passed": False, "value": 3.25}) == "FAILED 3.25"
+    assert diff._verdict({"name": "taste", "passed": False, "value": 0.0, "threshold": 0}) == "FAILED 0 (limit 0)"
+    assert diff._verdict({"name": "taste", "passed": False, "value": None, "threshold": 1.0}) == "FAILED"
     outcome = GateOutcome("taste", True, None, None, "")
     assert diff._verdict({"name": outcome.name, "passed": outcome.passed, "value": outcome.value}) == "passed"
     assert diff._verdict({"name": "taste", "passed": True, "asked": False, "value": 1.0}) == "not asked"
@@ -131,6 +136,20 @@ def test_long_values_are_cut_where_they_still_differ() -> None:
     assert max(len(one), len(two)) <= diff.SHOWN + 6
     assert diff._shown([1.0, 2.0], [1.0, 2.0, 3.0]) == ("[1.0, 2.0]", "[1.0, 2.0, 3.0]")
     assert diff._shown(0.1 + 0.2, 0.3) == ("0.30000000000000004", "0.3")
+
+
+def test_measured_errors_are_short_have_units_and_still_differ(desk: ReleaseDesk) -> None:
+    desk.registered(1, iv_rmse=0.2762559909304804)
+    desk.registered(2, iv_rmse=0.372284516879101)
+    desk.registered(3, iv_rmse=0.372284516879102)
+    lines = diff.diff("tiny", 1, 2, desk.store).message.splitlines()
+    place = next(at for at, line in enumerate(lines) if line.startswith("metrics: 1 differ"))
+    assert lines[place + 1].strip().startswith("iv_*: vol points; price_*: money")
+    assert lines[place + 3].split() == ["test/model/iv_rmse", "0.276256", "0.372285", "+0.09603", "+34.76"]
+    nearly = diff.diff("tiny", 2, 3, desk.store).message
+    assert ["test/model/iv_rmse", "0.372284516879101", "0.372284516879102"] in [
+        line.split()[:3] for line in nearly.splitlines()
+    ]
 
 
 def test_what_is_missing_or_damaged_is_named(desk: ReleaseDesk, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from pipelines import command, history
 from pipelines.ledger_walk import walk
-from serving.canonical import sha256_hex
+from serving.canonical import canonical_json, sha256_hex
 from serving.errors import LedgerError
 from serving.events import event_key
 from serving.folder_store import FolderStore
 from serving.ledger import Ledger, fold
+from serving.release import report_key
 from tests.tiny_bundle import HASH
 
 REPORT = "9a" * 32
@@ -32,7 +33,7 @@ def story(folder: Path) -> Ledger:
         ("registered", 1, "", {}), ("gated", 1, "", passed), ("promoted", 1, "first", decided),
         ("registered", 2, "", {}),
         ("gated", 2, "", failed), ("gated", 2, "", passed), ("promoted", 2, "better", decided),
-        ("rolled_back", 1, "worse", decided), ("retired", 2, "never again", {}),
+        ("rolled_back", 1, "worse", {**decided, "from": 2}), ("retired", 2, "never again", {}),
     ):  # fmt: skip
         state = ledger.append(
             state, kind, version=version, bundle=bundles[version], by="ben", reason=reason, details=details
@@ -59,6 +60,39 @@ def test_every_event_is_there_with_its_release_and_verdict(tmp_path: Path) -> No
     assert [line.event_sha256 for line in found.lines] == [sha256_hex(event.to_bytes()) for event in events]
     assert found.lines[4].gate_report == HASH
     assert (found.problems, found.head) == ((), ledger.state().head)
+
+
+def stored_report(ledger: Ledger, *outcomes: tuple[str, bool, bool]) -> dict[str, object]:
+    """Details of a `gated` event whose report, with (name, passed, asked) of each gate, lies in the store."""
+    listed = [{"name": name, "passed": passed, "asked": asked} for name, passed, asked in outcomes]
+    raw = canonical_json({"outcomes": listed})
+    ledger.store.put(report_key(sha256_hex(raw)), raw)
+    return {"passed": all(passed for _, passed, _ in outcomes), "report": sha256_hex(raw)}
+
+
+def test_gates_that_said_no_or_werent_asked_are_named(tmp_path: Path) -> None:
+    ledger = Ledger(FolderStore(tmp_path / "store"), "pricing_lstm")
+    state = ledger.append(ledger.state(), "registered", version=1, bundle=HASH, by="ben", reason="", details={})
+    for details in (
+        stored_report(ledger, ("size", True, True)),
+        stored_report(ledger, ("accuracy", False, True), ("clean", True, False), ("size", False, True)),
+        stored_report(ledger, ("size", True, True), ("clean", True, False)),
+        {"passed": True, "report": REPORT},
+    ):
+        state = ledger.append(state, "gated", version=1, bundle=HASH, by="ben", reason="", details=details)
+    found = history.history(ledger.model, ledger.store)
+    assert [line.gates_shown for line in found.lines] == [
+        "", "passed", "failed: accuracy, size (not asked: clean)", "passed (not asked: clean)",
+        "passed (its report can't be read)",
+    ]  # fmt: skip
+    assert json.loads(found.as_json)["lines"][2]["failing"] == ["accuracy", "size"]
+
+
+def test_a_rollback_shows_where_it_came_from_and_went(tmp_path: Path) -> None:
+    """`rolled_back` names the version that is champion now; alone it would look like the one that went."""
+    ledger = story(tmp_path)
+    (line,) = (line for line in history.history(ledger.model, ledger.store).lines if line.kind == "rolled_back")
+    assert (line.version, line.came_from, line.version_shown) == (1, 2, "2 -> 1")
 
 
 def test_as_text_and_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import multiprocessing
@@ -19,8 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines import promote as promote_module
+from pipelines import rollback as rollback_module
 from pipelines.channel.publish import StoreChannel, open_channel
-from pipelines.config import FAMILIES
+from pipelines.config import FAMILIES, Operation, load_operation
 from pipelines.errors import FollowUpError, SigningError
 from pipelines.gate_report import report_key
 from pipelines.gates import Gate, GateContext, GateOutcome
@@ -31,7 +34,7 @@ from pipelines.registry import Registry, RegistryError
 from pipelines.rollback import Rollback, rollback
 from serving.bundle import bundle_key, fetch_bundle
 from serving.canonical import canonical_json, sha256_hex
-from serving.errors import BundleError, GateError, LedgerError, StoreError
+from serving.errors import BundleError, ConfigError, GateError, LedgerError, StoreError
 from serving.events import TIME_FORMAT
 from serving.folder_store import FolderStore
 from serving.ledger import Ledger, LedgerRaceError, State
@@ -239,6 +242,71 @@ def test_a_rollback_typed_twice_is_one(desk: Desk) -> None:
     assert rolled_back(desk, by="another").version == 1
 
 
+def test_a_rollback_typed_again_after_other_events_is_still_one(desk: Desk) -> None:
+    """A retraining may register a version, and be refused, between a rollback that was cut off and its second try."""
+    champions(desk, 3)
+    assert rolled_back(desk).version == 2
+    desk.register(4, iv_rmse=0.05)
+    with pytest.raises(GateError):
+        promoted(desk, 4)
+    before = kinds(desk)
+    assert before[-2:] == ["registered 4", "gated 4"]
+    again = rolled_back(desk)
+    assert (again.version, again.changed) == (2, False)
+    assert kinds(desk) == before
+    promoted(desk, 3)
+    assert rolled_back(desk).changed  # another champion, another decision
+
+
+@pytest.mark.parametrize("lost", ["provenance", "gate_report"])
+def test_a_rollback_that_hosts_could_not_be_given_is_not_decided(desk: Desk, lost: str) -> None:
+    champions(desk, 2)
+    promotion = desk.state().versions[1].promoted
+    assert promotion is not None
+    folder = {"provenance": "provenance", "gate_report": "gate-reports"}[lost]
+    key = f"{folder}/{promotion.details[lost]}.json"
+    kept = desk.store.get(key)
+    desk.store.delete(key)
+    before = desk.store.list()
+    for dry_run in (True, False):
+        with pytest.raises(LedgerError, match=rf"isn't decided.*{key}.*bring that back"):
+            rolled_back(desk, dry_run=dry_run)
+    assert desk.store.list() == before
+    desk.store.put(key, kept)
+    assert rolled_back(desk).version == 1
+
+
+def test_nothing_is_decided_on_top_of_a_cut_ledger(desk: Desk) -> None:
+    """It would reach no host, and keep the lost events from being brought back."""
+    champions(desk, 2)
+    desk.register(3)
+    promoted(desk, 3)
+    last = Ledger(desk.store, "tiny").events()[-1]
+    desk.store.delete(last.key)
+    before = desk.store.list()
+    with pytest.raises(LedgerError, match="cut or rewritten"):
+        rolled_back(desk)
+    with pytest.raises(LedgerError, match="cut or rewritten"):
+        promoted(desk, 3)
+    assert desk.store.list() == before
+    desk.store.put(last.key, last.to_bytes())
+    assert rolled_back(desk).version == 2
+
+
+@pytest.mark.parametrize(
+    ("act", "given", "says"),
+    [
+        (rollback_module.run, ["reason=why", "version=3"], r"version: a rollback doesn't take it \(value 3\); to=VERSION"),
+        (promote_module.run, ["version=3", "to=2"], r"to: a promotion doesn't take it \(value 2\); version=NUMBER"),
+    ],
+)
+def test_the_other_acts_key_is_not_passed_over(
+    act: Callable[[Operation], Any], given: list[str], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        act(load_operation([f"storage.url={tmp_path}", *given]))
+
+
 def test_rollbacks_that_are_refused(desk: Desk) -> None:
     with pytest.raises(LedgerError, match="no champion yet"):
         rolled_back(desk)
@@ -299,6 +367,28 @@ def test_a_channel_that_cannot_be_written_leaves_the_decision_and_the_aliases(de
     done = reconcile("tiny", desk.store, desk.registry, desk.channel)
     assert len(done.published) == 1
     assert "release 1 -> 2" in done.message
+
+
+def test_what_mlflow_lacks_and_the_store_lost_leaves_the_decision_and_the_channel(desk: Desk) -> None:
+    champions(desk, 2)
+    lost = desk.register(3)
+    desk.store.delete(bundle_key(lost.bundle_sha256, "manifest.json"))
+    emptied = Desk(desk.folder / "emptied", store=desk.store).registry
+    with pytest.raises(FollowUpError, match=rf"(?s)version 1 is champion, release 3.*{lost.bundle_sha256}"):
+        rolled_back(desk, registry=emptied)
+    assert desk.channel.follow("tiny", dry_run=True) == ()
+
+
+def test_a_full_disk_after_the_decision_is_told_as_such(desk: Desk) -> None:
+    champions(desk, 2)
+
+    class Full(StoreChannel):
+        def follow(self, model: str, *, dry_run: bool = False) -> tuple[str, ...]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(FollowUpError, match=r"(?s)version 1 is champion, release 3.*No space left"):
+        rolled_back(desk, channel=Full(desk.channel.bench))
+    assert desk.aliases() == {"champion": 1}
 
 
 def test_nothing_is_decided_that_could_not_be_signed(desk: Desk) -> None:

@@ -26,6 +26,7 @@ from pipelines.config import load_config
 from pipelines.remote_data import fetch, is_remote, local
 from serving.blobstore import BlobStore, open_store
 from serving.errors import DataError, StoreError
+from serving.stores.s3 import S3Store
 from tests.pipelines import market
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +234,7 @@ def test_an_object_replaced_meanwhile_is_fetched_in_one_piece(url: str, reads: R
     """Same length, other bytes: nothing but the listing can tell."""
     old, new = b"o" * (20 << 20), b"n" * (20 << 20)
     put(url, a=old, b=b"two")
-    replaced = []
+    replaced: list[str] = []
 
     def replace(store: BlobStore, key: str, chunk: bytes) -> None:
         if not replaced:
@@ -249,22 +250,26 @@ def test_an_object_replaced_meanwhile_is_fetched_in_one_piece(url: str, reads: R
 
 def test_an_object_that_changes_between_listing_and_reading(s3_url: str, reads: Reads, monkeypatch: Any) -> None:
     put(s3_url, a=b"old", b=b"two")
-    known = remote_data.entries
+    known = S3Store.entries
     changes = iter([b"new", b"newer"])
 
-    def entries(store: BlobStore, prefix: str) -> Any:
-        found = known(store, prefix)
+    def entries(store: S3Store, prefix: str = "", *, shallow: bool = False) -> Any:
+        found = known(store, prefix, shallow=shallow)
         if found and (data := next(changes, None)):
             put(s3_url, a=data)
         return found
 
-    monkeypatch.setattr(remote_data, "entries", entries)
+    monkeypatch.setattr(S3Store, "entries", entries)
     assert contents(fetch(s3_url)) == {"a.csv": b"newer", "b.csv": b"two"}
 
 
 def test_what_never_stands_still_is_refused(s3_url: str, reads: Reads) -> None:
     put(s3_url, a=b"old")
-    reads.then = lambda store, key, chunk: store.put(key, os.urandom(3)) and time.sleep(1.0)
+
+    def replace(store: BlobStore, key: str, chunk: bytes) -> None:
+        store.put(key, os.urandom(3))
+
+    reads.then = replace
     with pytest.raises(StoreError, match="written to again and again"):
         fetch(s3_url)
 

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from pipelines import command, retire
+from pipelines.config import load_operation
 from pipelines.promote import promote
 from pipelines.registry import Registry
 from pipelines.retire import Retirement
 from pipelines.rollback import rollback
-from serving.errors import LedgerError
+from pipelines.site import person
+from serving.errors import ConfigError, LedgerError
 from serving.folder_store import FolderStore
 from serving.ledger import Ledger, LedgerRaceError
 from tests.tiny_registry import Desk, tracking_uri
@@ -166,6 +168,15 @@ def test_killed_before_the_aliases_the_same_call_completes_it(desk: Desk) -> Non
     assert not retired(desk, 2).changed
     assert kinds(desk) == written
     assert desk.aliases() == {"champion": 1}
+
+
+def test_a_user_without_a_name_is_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 3)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert person(load_operation(["by=ann"])) == "ann"
+    with pytest.raises(ConfigError, match="by: must be given, as by=NAME"):
+        person(load_operation([]))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import command, status
-from pipelines.gates import Gate, GateContext, GateOutcome
 from pipelines.gate_report import report_key
+from pipelines.gates import Gate, GateContext, GateOutcome
 from pipelines.plain_text import printable
 from pipelines.promote import promote
 from pipelines.retire import retire
@@ -69,6 +70,21 @@ def test_a_story(desk: Desk) -> None:
     assert lines[0] == "tiny: champion version 3, release 3; challenger none; a rollback would go to version 1"
     assert "  taste FAILED: 3 > 2\\x1b[31m\\nnot a line" in lines
     assert lines[-1].endswith("retired version 2 by me: stale")
+
+
+def test_a_release_that_hosts_refuse_or_soon_will_is_told(desk: Desk) -> None:
+    desk.register(1)
+    promoted(desk, 1)
+    ends = Ledger(desk.store, "tiny").events()[-1].details["expires_at"]
+
+    def lines(days: float) -> list[str]:
+        now = datetime.now(UTC) + timedelta(days=days)
+        text = status.status("tiny", desk.store, desk.channel, now=now).message
+        return [line for line in text.splitlines() if "expire" in line.lower()]
+
+    assert lines(59.9) == []
+    assert lines(60.1)[0].startswith(f"release 1 expires at {ends}, in 30 days: promote another version")
+    assert lines(90.1)[0].startswith(f"release 1 EXPIRED at {ends}, hosts refuse it")
 
 
 def test_a_version_that_could_follow_is_the_challenger(desk: Desk) -> None:

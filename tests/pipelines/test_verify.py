@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import command, verify
+from pipelines.ledger_walk import walk
 from pipelines.stored import stored_manifest
 from pipelines.verify_channel import read_signed_side
 from pipelines.verify_content import check_provenance
@@ -181,9 +182,31 @@ def test_a_page_that_was_changed_is_a_note(desk: ReleaseDesk) -> None:
     assert any(key in note and "trust the .json" in note for note in found.notes)
 
 
+def test_pages_of_older_code_are_one_note(desk: ReleaseDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a ledger is, a new template doesn't bury what matters."""
+    monkeypatch.setattr("pipelines.verify_content.render", lambda report: "a page of another day")
+    pages = [key for key in desk.store.list("gate-reports/") if key.endswith(".html")]
+    assert len(pages) > 1
+    found = checked(desk)
+    (note,) = (note for note in found.notes if ".html" in note)
+    assert note.startswith(f"{len(pages)} of {len(pages)} pages aren't what this code draws")
+    assert found.breaks == ()
+
+
+def test_every_line_says_what_it_counts_and_the_first_who_is_champion(desk: ReleaseDesk) -> None:
+    first, *lines = checked(desk).message.splitlines()
+    assert first.endswith(": champion version 1, release 3")
+    events = len(walk(desk.store, "tiny").events)
+    assert f"  ledger: fine; {events} events" in lines
+    assert any(line.startswith("  gate reports: fine; ") and line.endswith(" events that name one") for line in lines)
+    key = event_key("tiny", 2)
+    desk.store.put(key, desk.store.get(key)[:-2])
+    assert checked(desk).message.splitlines()[0].endswith(", as far as the ledger is whole")
+
+
 def test_a_report_about_something_else_is_named(desk: ReleaseDesk) -> None:
     """Its bytes are what the ledger names, but they speak of another version: whoever wrote the event lied."""
-    ledger = verify.walk(desk.store, "tiny")
+    ledger = walk(desk.store, "tiny")
     gated = next(event for event in ledger.events if event.kind == "gated" and event.version == 2)
     other = next(event for event in ledger.events if event.kind == "gated" and event.version == 1)
     lying = dataclasses.replace(gated, details=other.details)
@@ -195,7 +218,7 @@ def test_a_report_about_something_else_is_named(desk: ReleaseDesk) -> None:
 
 def test_provenance_of_something_else_is_named(desk: ReleaseDesk) -> None:
     """A good statement, but of another bundle, or of other gates than the event's."""
-    events = [event for event in verify.walk(desk.store, "tiny").events if event.kind == "promoted"]
+    events = [event for event in walk(desk.store, "tiny").events if event.kind == "promoted"]
     manifests = {event.bundle: stored_manifest(desk.store, event.bundle) for event in events}
     first, second = events
     for name, why in (("provenance", f"isn't of bundle {second.bundle}"), ("gate_report", "doesn't name gate report")):

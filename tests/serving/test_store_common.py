@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.blobstore import Entry
 from serving.errors import StoreError
 from serving.stores import common
 
@@ -17,18 +18,24 @@ class Terminal(io.StringIO):
         return True
 
 
+def listed(*names: str) -> list[Entry]:
+    return [Entry(name, 1, "version") for name in names]
+
+
 def test_names_and_keys_are_inverse() -> None:
     for url, prefix in (("s3://b", ""), ("s3://b/", ""), ("s3://b/a/b/", "a/b"), ("s3://b/a%20b", "a%20b")):
         location = common.parse_location(url)
         assert (location.bucket, location.prefix) == ("b", prefix)
         names = [location.name_of(key) for key in ("z", "a/y", "x")]
-        assert location.keys_of(names) == ["a/y", "x", "z"]
+        assert location.entries_of(listed(*names)) == listed("a/y", "x", "z")
         assert all(name.startswith(location.names_under("")) for name in names)
 
 
 def test_what_is_no_key_is_not_listed() -> None:
     location = common.parse_location("s3://b/p")
-    assert location.keys_of(["p/", "p/folder/", "p/a//b", "p/.strikeforge-lock", "p/k"]) == ["k"]
+    there = listed("p/", "p/folder/", "p/a//b", "p/.strikeforge-lock", "p/k")
+    assert location.entries_of(there) == listed("k")
+    assert location.entries_of(there, foreign=True) == listed("", ".strikeforge-lock", "a//b", "folder/", "k")
 
 
 def test_the_longest_key_fits_below_the_longest_prefix() -> None:

@@ -42,7 +42,7 @@ def host(tmp_path: Path, store: FolderStore) -> Host:
 def kms_server() -> Iterator[str]:
     """Endpoint URL of a KMS that signs hashes."""
     script = str(Path(__file__).with_name("kms_server.py"))
-    with servers._running("kms", lambda port: [sys.executable, script, str(port)]) as port:
+    with servers.running("kms", lambda port: [sys.executable, script, str(port)]) as port:
         yield f"http://{servers.HOST}:{port}"
 
 

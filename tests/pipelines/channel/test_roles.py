@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from pipelines.channel.metadata import Held, metadata_key, read_model
 from pipelines.channel.publish import StoreChannel, open_channel
 from pipelines.channel.revoke import revoke
 from pipelines.channel.rotate import rotate
-from pipelines.channel.status import offline_warnings, status
+from pipelines.channel.status import offline_warnings, release_warnings, status
 from pipelines.errors import SigningError
 from serving.errors import ConfigError, TrustError
 from serving.folder_store import FolderStore
@@ -282,8 +283,22 @@ def test_each_role_is_renewed_in_the_last_third_of_its_life(
 ) -> None:
     channel = released.channel(now=later(days))
     assert channel.follow("a") == expected
+    assert channel.refresh() == (() if expected else ("timestamp: renewed",))
     assert channel.refresh() == ()
     assert released.host().number("a") == 1
+
+
+def test_a_daily_refresh_that_comes_late_leaves_no_gap(released: Company) -> None:
+    """Over two months, each run up to two hours later than a day after the last."""
+    day = 0.0
+    for run in range(60):
+        day += 1.0 + (0.08 if run % 3 else 0.0)
+        bench = released.bench(*released.online, now=later(day))
+        view = bench.view()
+        for held in (view.timestamp, view.snapshot, read_model(bench.store, view, "model-a")):
+            assert held is not None
+            assert not held.signed.is_expired(bench.now()), f"{held.key} expired before run {run}"
+        StoreChannel(bench).refresh()
 
 
 def test_hosts_come_back_to_a_channel_whose_root_and_targets_had_expired(tmp_path: Path, store: FolderStore) -> None:
@@ -311,6 +326,24 @@ def test_people_are_told_of_what_they_must_renew(released: Company) -> None:
     rotate(released.bench("bob", *released.online, now=later(244)), "targets")
     assert offline_warnings(bench, bench.view())[0].startswith("root: expires")
     assert len(offline_warnings(bench, bench.view())) == 1
+
+
+def test_a_release_that_soon_expires_is_told_by_refresh_and_status(released: Company, store: FolderStore) -> None:
+    ends = "2099-01-01T00:00:00.000000Z"  # the desk's releases
+    days = (datetime.fromisoformat(ends) - datetime.now(UTC)) / timedelta(days=1)
+    for left, refresh, row in (
+        (31, [], "until 2099-01-01"),
+        (
+            29.5,
+            [f"model-a: release 1 expires at {ends}, in 29 days: promote another version"],
+            "until 2099-01-01: soon",
+        ),
+        (-1, [f"model-a: release 1 EXPIRED at {ends}, hosts refuse it: promote another version"], "EXPIRED 2099-01-01"),
+    ):
+        bench = released.bench(*released.online, now=later(days - left))
+        told = release_warnings(bench, bench.view())
+        assert [line.partition(";")[0] for line in told] == refresh
+        assert status(bench)[-1].endswith(f"release 1, {row}")
 
 
 def test_a_development_channel_renews_all_by_itself(store: FolderStore, channel: StoreChannel, tmp_path: Path) -> None:

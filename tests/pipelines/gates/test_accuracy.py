@@ -35,7 +35,7 @@ def test_the_first_version_is_held_against_the_baseline_alone(world: World) -> N
     outcome = ask("accuracy", world.context(world.register(world.bundle())))
     assert outcome.passed, outcome.message
     assert "there is no champion to compare with: baselines only" in outcome.message
-    assert f"{DATES} dates, none of them seen" in outcome.message
+    assert f"{DATES} dates, none of them trained or validated on" in outcome.message
     assert outcome.value is not None
     assert outcome.figures["model"]["iv_rmse"] == pytest.approx(100 * NOISE, rel=0.2)
     assert outcome.value == pytest.approx(outcome.figures["model"]["iv_rmse"] / outcome.figures["baseline"]["iv_rmse"],
@@ -60,7 +60,7 @@ def test_a_version_worse_than_the_baseline_is_refused(world: World) -> None:
     assert not outcome.passed
     assert outcome.value is not None
     assert outcome.value > 1
-    assert re.search(r"test IV RMSE \S+ > \S+ \(1.0001 x \w+'s", outcome.message)
+    assert re.search(r"test IV RMSE \S+ > \S+ vol points \(1.0001 x \w+'s", outcome.message)
     assert "there is no champion" not in outcome.message  # only what is wrong is said
 
 
@@ -175,11 +175,13 @@ def test_a_better_and_a_worse_version_meet_the_champion(world: World) -> None:
     world.champion(world.register(world.bundle(0)))
     better = ask("accuracy", world.context(world.register(world.bundle(1))))
     assert better.passed, better.message
-    assert re.search(rf"champion 1 has \S+ on the {DATES} dates that neither has seen, this version", better.message)
+    assert re.search(
+        rf"on the {DATES} dates that neither has seen champion 1 has an IV RMSE of \S+ vol", better.message
+    )
     assert better.figures["champion"]["t"] > 0
     worse = ask("accuracy", world.context(world.register(world.bundle(2), truth=world.bundle(0))), ratio=1e6)
     assert not worse.passed
-    assert re.search(r"this version \S+ > \S+ \(\+ 0.02 of it\)", worse.message)
+    assert re.search(r"IV RMSE of \S+ vol points, this version \S+ > \S+ \(2 % above the champion's\)", worse.message)
 
 
 def test_an_equal_version_isnt_worse(pricing: World) -> None:
@@ -201,7 +203,7 @@ def test_slightly_but_significantly_worse_is_refused(pricing: World) -> None:
     exam = dataclasses.replace(exam, baselines={"anchored_sticky_strike": np.full(len(exam), 0.5, np.float32)})
     outcome = ask("accuracy", pricing.context(pricing.register(candidate, exam=exam)))
     assert not outcome.passed
-    assert "(+ 0.02 of it)" in outcome.message
+    assert "(2 % above the champion's)" in outcome.message
     assert "significantly worse at 0.05" in outcome.message
     assert outcome.value is not None
     assert outcome.value < 1  # within the tolerance all the same

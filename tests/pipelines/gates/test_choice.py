@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from pipelines import gates
 from pipelines.config import CONF, load_config, load_operation
-from pipelines.gate_choice import ChosenGate, gate_modules, load_gates
+from pipelines.gate_choice import ChosenGate, _difference, gate_modules, load_gates
 from pipelines.gate_context import GateContext, GateOutcome
 from serving.errors import BundleError, ConfigError, StoreError
 from tests.pipelines.gates.world import World
@@ -77,6 +77,34 @@ def test_a_gate_switched_off_says_so(tmp_path: Path) -> None:
     outcome = gate(context)
     assert (outcome.passed, outcome.asked) == (True, False)
     assert outcome.message == "SWITCHED OFF: gate.approval.enabled is false in the configuration of this promotion"
+
+
+def test_a_gate_that_was_loosened_says_so_beside_what_it_found(tmp_path: Path) -> None:
+    """Whether it passes or not; a gate as it comes says nothing of its settings."""
+    world = World(tmp_path)
+    context = world.context(world.register(world.bundle()))
+
+    def size(**settings: Any) -> GateOutcome:
+        chosen = load_gates({"size": settings}, task="pricing")
+        return next(one for one in chosen if isinstance(one, ChosenGate) and one.name == "size")(context)
+
+    assert "asked with" not in size().message
+    assert "asked with" not in size(max_bytes=64 << 20).message
+    assert size(max_bytes=1 << 40).message.endswith(
+        "; asked with gate.size.max_bytes=1099511627776, the default is 67108864"
+    )
+    refused = size(max_parameters=1)
+    assert not refused.passed
+    assert refused.message.endswith("; asked with gate.size.max_parameters=1, the default is 10000000")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(["b"], ": the default without a"), (["a", "b", "c"], ": the default and also c"),
+     (["c"], ": the default without a, b, and also c"), (["b", "a"], ' in another order: ["b", "a"]')],
+)  # fmt: skip
+def test_of_a_list_what_is_more_or_less_is_said(value: list[str], said: str) -> None:
+    assert _difference(value, ["a", "b"]) == said
 
 
 def test_gates_without_a_section_are_asked() -> None:
@@ -149,7 +177,8 @@ def test_a_new_gate_is_one_file(tmp_path: Path) -> None:
     asked = load_gates(operation("gate.tuesday.day=friday"), task="pricing")
     (added,) = (gate for gate in asked if isinstance(gate, ChosenGate) and gate.name == "tuesday")
     outcome = added(context)
-    assert (outcome.passed, outcome.message, outcome.settings) == (False, "it is friday", {"day": "friday"})
+    told = 'it is friday; asked with gate.tuesday.day="friday", the default is "tuesday"'
+    assert (outcome.passed, outcome.message, outcome.settings) == (False, told, {"day": "friday"})
     assert "tuesday" in [gate.name for gate in load_gates({}, task="surface") if isinstance(gate, ChosenGate)]
     with pytest.raises(ConfigError, match=r"gate\.tuesday\.dey: unknown key \(value 1\); did you mean day\?"):
         operation("gate.tuesday.dey=1")

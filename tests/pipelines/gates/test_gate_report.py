@@ -9,26 +9,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.config import load_operation
 from pipelines.gate_context import Gate, GateOutcome
-from pipelines.gate_report import (
-    MAX_REPORT_BYTES,
-    Gated,
-    gate_report,
-    html_key,
-    plain,
-    render,
-    report_key,
-    same_verdict,
-    store_report,
-)
+from pipelines.gate_page import _lines, _plot
+from pipelines.gate_report import Gated, gate_report, html_key, plain, render, same_verdict, store_report
 from pipelines.gates import integrity, load_gates, run_gates
 from serving.canonical import canonical_json, parse_canonical, sha256_hex
 from serving.errors import LedgerError, StoreError
+from serving.release import MAX_REPORT_BYTES, report_key
 from tests.pipelines.gates.world import LINEAGE, World
 
 QUICK = "gate.latency.calls=200"
@@ -239,14 +232,33 @@ def test_the_report_is_canonical_and_bounded(world: World) -> None:
 figures = st.dictionaries(st.text(max_size=5), st.floats(), max_size=3)
 
 
-@given(figures, figures, st.floats(), st.floats(), st.booleans(), st.booleans())
-def test_two_reports_say_the_same_if_and_only_if_they_pass_the_same(
-    one: dict[str, float], other: dict[str, float], value: float, another: float, passed: bool, also: bool
+@given(figures, figures, st.floats(), st.floats(), st.booleans(), st.booleans(), st.booleans())
+def test_two_reports_say_the_same_if_and_only_if_they_pass_or_refuse_alike(
+    one: dict[str, float], other: dict[str, float], value: float, another: float, passed: bool, also: bool, same: bool
 ) -> None:
+    """Figures decide nothing; of a refusal the reason does, but for the numbers in it."""
     state: Any = FakeState()
-    first = gate_report(state, 1, [outcome_of(figures=one, value=value, passed=passed)])
-    second = gate_report(state, 1, [outcome_of(figures=other, value=another, passed=also, message="else")])
-    assert same_verdict(first, second) == (passed == also)
+    reason = f"head.onnx takes {another:.3g} us" if same else "head.onnx: isn't there"
+    first = gate_report(state, 1, [outcome_of(figures=one, value=value, passed=passed,
+                                              message=f"head.onnx takes {value:.3g} us")])  # fmt: skip
+    second = gate_report(state, 1, [outcome_of(figures=other, value=another, passed=also, message=reason)])
+    finite = math.isfinite(value) and math.isfinite(another)
+    if passed or also or finite or not same:
+        assert same_verdict(first, second) == (passed == also and (passed or same))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("exams/1.npz: isn't in the store", "exams/1.npz: sha256 is 3f; the store was tampered with"),
+     ("sha256 is 3f12ab", "sha256 is 9e12ab"), ("member-0 has no weights file", "member-1 has no weights file"),
+     ("step p50 3 us > 1", "chain p50 3 us > 1")],
+)  # fmt: skip
+def test_a_refusal_for_another_reason_isnt_the_earlier_report(before: str, after: str) -> None:
+    """The ledger's last `gated` event is to name a report that says why, today."""
+    state: Any = FakeState()
+    first, second = (gate_report(state, 1, [outcome_of(passed=False, message=one)]) for one in (before, after))
+    assert not same_verdict(first, second)
+    assert same_verdict(first, first)
 
 
 class FakeState:
@@ -290,6 +302,25 @@ def test_the_page_draws_errors_by_date_for_baseline_and_champion(world: World) -
     assert [len(line.split()) for line in points] == [14] * 4
     places = [tuple(map(float, point.split(","))) for line in points for point in line.split()]
     assert all(0 <= x <= 900 and 0 <= y <= 220 for x, y in places)
+
+
+@given(st.floats(1e-6, 1e6))
+def test_a_plot_has_few_round_ticks_and_everything_under_the_highest(highest: float) -> None:
+    plot = _plot({"date": ["a", "b"], "model": [highest, highest / 3]}, "")
+    values = [float(tick["text"]) for tick in plot["ticks"]]
+    assert values[0] == 0
+    assert 3 <= len(values) <= 6
+    assert values[-1] >= highest * (1 - 1e-5)
+    assert values[-2] < highest
+    assert {f"{value:e}"[0] for value in np.diff(values)} <= {"1", "2", "5"}
+    assert min(float(point.split(",")[1]) for point in plot["lines"][0]["runs"][0].split()) >= 0
+
+
+def test_figures_are_a_line_each_however_deep() -> None:
+    lines = _lines({"a": {"b": 1.5, "c": {"d": None}}, "e": [1, 2], "checks": [{"name": "x", "by": 0.1}], "f": []})
+    assert lines.splitlines() == [
+        "a, b: 1.5", "a, c, d: null", "e: [1, 2]", 'checks 1: {"name": "x", "by": 0.1}', "f: []",
+    ]  # fmt: skip
 
 
 def test_a_date_without_a_figure_is_a_gap_not_a_zero() -> None:
