@@ -300,6 +300,7 @@ class Operation:
     reason: Said | None
     by: Said | None
     approve_by: Said | None
+    renew: bool
     json: bool
     dry_run: bool
 

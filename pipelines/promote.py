@@ -8,7 +8,7 @@ it; a failing gate leaves the champion as it was; every intermediate state is on
 `reconcile`, completes; running again with the same verdict writes nothing twice; nothing is decided that couldn't be
 signed; MLflow isn't needed to decide.
 
-Run: python -m pipelines.promote model=M version=V approve_by=NAME [reason=...] [dry_run=true]
+Run: python -m pipelines.promote model=M version=V approve_by=NAME [reason=...] [renew=true] [dry_run=true]
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from pipelines.registry import Registry
 from pipelines.site import open_site, person
 from serving.blobstore import BlobStore
 from serving.errors import ConfigError, GateError, LedgerError
-from serving.ledger import Ledger
+from serving.events import Event
+from serving.ledger import Ledger, fold
 from serving.release import RELEASE_LIFETIME, expiry
 
 if TYPE_CHECKING:
@@ -60,22 +61,31 @@ def promote(
     reason: str = "",
     approve_by: str | None = None,
     lifetime: timedelta = RELEASE_LIFETIME,
+    renew: bool = False,
     dry_run: bool = False,
 ) -> Promotion:
     """Gate a version and make it champion; GateError names every failing gate.
 
-    Promoting the champion changes nothing but what a crash left behind. A dry run writes nothing at all. FollowUpError
+    Promoting the champion changes nothing but what a crash left behind, unless `renew` asks for a new release of it,
+    through the gates again, with a lifetime of its own. A dry run writes nothing at all. FollowUpError
     if the decision stands, but the channel or MLflow couldn't follow.
     """
     ledger = Ledger(store, model)
-    state = ledger.state()
+    events = ledger.events()
+    state = fold(model, events)
     candidate = state.known(version)
     if candidate.retired:
         raise LedgerError(f"{model}: version {version} is retired; register a new one")
-    if state.champion is not None and state.champion.version == version:
+    renewed = state.champion if state.champion is not None and state.champion.version == version else None
+    if renew and renewed is None:
+        raise LedgerError(f"{model}: version {version} isn't the champion, so there is nothing to renew; promote it")
+    if renewed is not None and (not renew or _is_this_renewal(events[-1], reason, by)):
         if not dry_run:
             reconcile(model, store, registry, channel)
-        message = f"{model}: version {version} is the champion already, release {state.release_number}"
+        message = (
+            f"{model}: version {version} is the champion already, release {state.release_number}; "
+            "renew=true makes a new release of it before it expires"
+        )
         return Promotion(model, version, candidate.bundle, False, state.release_number, (), None, message)
 
     channel.ready(model)
@@ -104,6 +114,7 @@ def promote(
         "provenance": store_provenance(store, state, version, gate_report=gated.sha256),
         "expires_at": expiry(lifetime),
         **({"approve_by": approve_by} if approve_by else {}),
+        **({"renews": renewed.number} if renewed else {}),
     }
     state = ledger.append(
         state, "promoted", version=version, bundle=candidate.bundle, by=by, reason=reason, details=details
@@ -113,6 +124,11 @@ def promote(
     return Promotion(
         model, version, candidate.bundle, True, state.release_number, gated.outcomes, gated.sha256, message
     )
+
+
+def _is_this_renewal(latest: Event, reason: str, by: str) -> bool:
+    """The ledger's latest event is this very renewal: it is being typed again, perhaps after a crash."""
+    return (latest.kind, latest.reason, latest.by) == ("promoted", reason, by) and "renews" in latest.details
 
 
 def run(cfg: Operation) -> Promotion:
@@ -127,7 +143,8 @@ def run(cfg: Operation) -> Promotion:
     return promote(
         model=cfg.model.name, version=cfg.version, store=site.store, registry=site.registry, channel=site.channel,
         gates=load_gates(cfg.gate, task=cfg.model.task), by=person(cfg), reason=cfg.reason or "",
-        approve_by=cfg.approve_by, lifetime=timedelta(days=cfg.signing.release_days), dry_run=cfg.dry_run,
+        approve_by=cfg.approve_by, lifetime=timedelta(days=cfg.signing.release_days), renew=cfg.renew,
+        dry_run=cfg.dry_run,
     )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ class Status:
     challenger: int | None
     rollback_target: int | None
     release_number: int
+    expires_at: str | None  # the champion's release; hosts then stop using it
     versions: tuple[VersionLine, ...]
     events: tuple[Event, ...]  # the latest, oldest first
     gated: int | None  # the version gated last
@@ -66,6 +67,7 @@ class Status:
     def message(self) -> str:
         """Everything as lines of text."""
         release = f", release {self.release_number}" if self.champion else ""
+        release += f" (expires {printable(self.expires_at)})" if self.expires_at else ""
         lines = [
             f"{self.model}: champion {_version(self.champion)}{release}; challenger {_version(self.challenger)}; "
             f"a rollback would go to {_version(self.rollback_target)}",
@@ -118,6 +120,7 @@ def status(model: str, store: BlobStore, channel: Channel, *, now: datetime | No
         challenger=state.challenger.version if state.challenger else None,
         rollback_target=state.rollback_target,
         release_number=state.release_number,
+        expires_at=_expiry(events[state.champion.seq - 1]) if state.champion else None,
         versions=tuple(_line(state, state.versions[number]) for number in sorted(state.versions)),
         events=tuple(events[-EVENTS_SHOWN:]),
         gated=gated.version if gated else None,
@@ -125,6 +128,11 @@ def status(model: str, store: BlobStore, channel: Channel, *, now: datetime | No
         channel=_channel_lines(state, channel),
         expiry=_expiry(state, events, now or datetime.now(UTC)),
     )
+
+
+def _expiry(decision: Event) -> str | None:
+    found = decision.details.get("expires_at")
+    return found if isinstance(found, str) else None
 
 
 def _channel_lines(state: State, channel: Channel) -> tuple[str, ...]:

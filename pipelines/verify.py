@@ -46,7 +46,8 @@ from serving.release import (
 CHAMPION = "champion"
 COUNTED = {  # what a layer counts, where its name alone doesn't say
     "signatures": "metadata files", "release": "signed files", "ledger": "events", "bundle files": "files",
-    "gate reports": "events that name one", "provenance": "events that name one", "MLflow's aliases": "aliases",
+    "gate reports": "events that name one", "exams": "files", "provenance": "events that name one",
+    "MLflow's aliases": "aliases",
 }  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def verify(
     champion = found.state.champion
     told = f"champion version {champion.version}, release {champion.number}" if champion else "no champion"
     if found.problems:
-        told += ", as far as the ledger is whole"
+        told += " before the ledger's first break"
     notes = tuple(note for layer in layers for note in layer.notes)
     return Verification(model, repr(store), told, tuple(layers), notes)
 

@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import DelegatedRole, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
-from tuf.api.serialization import SerializationError
 
 from pipelines.channel.metadata import FOLDER, MAX_BYTES, TIMESTAMP_KEY, Held, kind_of, metadata_key, parse, verify
 from serving.blobstore import BlobStore
@@ -190,8 +189,6 @@ class _Walk:
             verify(by, role, held)
         except TrustError as error:
             self.problem(str(error))
-        except SerializationError:  # nobody can have signed it
-            self.problem(f"{held.key}: holds what signed metadata can't hold, such as a fraction")
 
     def expiry(self, held: Held[T]) -> None:
         if held.signed.is_expired(self.now):

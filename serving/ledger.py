@@ -160,7 +160,8 @@ def apply_event(state: State, event: Event) -> State:
     releases, fallbacks = state.releases, state.fallbacks
     if event.kind in ("promoted", "rolled_back"):
         releases = (*releases, Release(len(releases) + 1, event.version, event.bundle, event.kind, event.seq))
-        fallbacks = (*_walked_down(fallbacks, event), event.version)
+        if not is_renewal(state, event):
+            fallbacks = (*_walked_down(fallbacks, event), event.version)
     return State(
         model=state.model,
         seq=event.seq,
@@ -168,6 +169,17 @@ def apply_event(state: State, event: Event) -> State:
         versions=MappingProxyType({**state.versions, event.version: new}),
         releases=releases,
         fallbacks=fallbacks,
+    )
+
+
+def is_renewal(state: State, event: Event) -> bool:
+    """The champion promoted again, knowingly, so that it doesn't expire: it names the release it takes the place of."""
+    champion = state.champion
+    return (
+        event.kind == "promoted"
+        and champion is not None
+        and champion.version == event.version
+        and event.details.get("renews") == champion.number
     )
 
 
@@ -203,7 +215,7 @@ def _contradiction(state: State, event: Event) -> str | None:
     if event.kind == "gated":
         is_verdict = isinstance(event.details.get("passed"), bool)
         return None if is_verdict else "details.passed must be true or false"
-    if state.champion is not None and state.champion.version == event.version:
+    if state.champion is not None and state.champion.version == event.version and not is_renewal(state, event):
         remedy = "; promote another version or roll back first" if event.kind == "retired" else " already"
         return f"is the champion{remedy}"
     if event.kind == "promoted" and not known.passed_gates:

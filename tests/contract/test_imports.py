@@ -22,7 +22,7 @@ from tests.serving.test_tables import write_market
 
 HEAVY = (
     "torch", "mlflow", "hydra", "omegaconf", "pandas", "polars", "pytorch_lightning", "lightning", "pydantic", "scipy",
-    "onnx", "sklearn", "matplotlib", "models", "pipelines", "boto3", "botocore", "google", "azure",
+    "onnx", "sklearn", "matplotlib", "models", "pipelines",
 )  # fmt: skip
 OPTIONAL = ("onnxruntime", "pyarrow")  # only once they are needed
 TELL = """

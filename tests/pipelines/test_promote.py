@@ -169,6 +169,34 @@ def test_promoting_the_champion_again_says_so(desk: Desk) -> None:
     assert desk.aliases() == {"champion": 1}
 
 
+def test_a_champion_is_renewed_before_it_expires(desk: Desk) -> None:
+    """The same version under a new release number, with gates and a lifetime of its own; typed twice it is one."""
+    champions(desk, 2)
+    with pytest.raises(LedgerError, match="version 1 isn't the champion, so there is nothing to renew"):
+        promoted(desk, 1, renew=True)
+    before = Ledger(desk.store, "tiny").events()[-1]
+    done = promoted(desk, 2, renew=True)
+    assert (done.changed, done.release_number, len(done.outcomes)) == (True, 3, 3)
+    renewal = Ledger(desk.store, "tiny").events()[-1]
+    assert renewal.details["renews"] == 2
+    assert renewal.details["expires_at"] > before.details["expires_at"]
+    assert desk.channel.follow("tiny", dry_run=True) == ()
+    again = promoted(desk, 2, renew=True)
+    assert (again.changed, again.release_number) == (False, 3)
+    assert promoted(desk, 2, renew=True, reason="and again").release_number == 4
+    assert desk.state().rollback_target == 1
+    assert rolled_back(desk).version == 1
+    assert desk.state().rollback_target is None
+
+
+def test_only_the_champion_of_that_release_is_renewed(desk: Desk) -> None:
+    champions(desk, 1)
+    ledger, state = Ledger(desk.store, "tiny"), desk.state()
+    for details in ({}, {"renews": 2}, {"renews": "1"}):
+        with pytest.raises(LedgerError, match="is the champion already"):
+            ledger.append(state, "promoted", version=1, bundle=state.versions[1].bundle, by="me", details=details)
+
+
 def test_unknown_and_retired_versions_are_refused(desk: Desk) -> None:
     registered = desk.register(1)
     with pytest.raises(LedgerError, match="version 7 isn't registered; there are: 1"):
@@ -296,7 +324,11 @@ def test_nothing_is_decided_on_top_of_a_cut_ledger(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("act", "given", "says"),
     [
-        (rollback_module.run, ["reason=why", "version=3"], r"version: a rollback doesn't take it \(value 3\); to=VERSION"),
+        (
+            rollback_module.run,
+            ["reason=why", "version=3"],
+            r"version: a rollback doesn't take it \(value 3\); to=VERSION",
+        ),
         (promote_module.run, ["version=3", "to=2"], r"to: a promotion doesn't take it \(value 2\); version=NUMBER"),
     ],
 )

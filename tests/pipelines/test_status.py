@@ -67,7 +67,12 @@ def test_a_story(desk: Desk) -> None:
     assert len(found.events) == status.EVENTS_SHOWN
     assert found.events[-1].seq == found.seq
     lines = found.message.splitlines()
-    assert lines[0] == "tiny: champion version 3, release 3; challenger none; a rollback would go to version 1"
+    expires = next(e for e in reversed(Ledger(desk.store, "tiny").events()) if e.kind == "promoted").details[
+        "expires_at"
+    ]
+    assert lines[0] == (
+        f"tiny: champion version 3, release 3 (expires {expires}); challenger none; a rollback would go to version 1"
+    )
     assert "  taste FAILED: 3 > 2\\x1b[31m\\nnot a line" in lines
     assert lines[-1].endswith("retired version 2 by me: stale")
 

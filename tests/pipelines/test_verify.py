@@ -201,7 +201,7 @@ def test_every_line_says_what_it_counts_and_the_first_who_is_champion(desk: Rele
     assert any(line.startswith("  gate reports: fine; ") and line.endswith(" events that name one") for line in lines)
     key = event_key("tiny", 2)
     desk.store.put(key, desk.store.get(key)[:-2])
-    assert checked(desk).message.splitlines()[0].endswith(", as far as the ledger is whole")
+    assert checked(desk).message.splitlines()[0].endswith(" before the ledger's first break")
 
 
 def test_a_report_about_something_else_is_named(desk: ReleaseDesk) -> None:
@@ -238,7 +238,7 @@ def test_as_a_command(desk: ReleaseDesk, monkeypatch: pytest.MonkeyPatch, capsys
 
     code, _, err = asked(database)
     assert (code, "pricing_lstm: there is no ledger" in err) == (LedgerError.exit_code, True)
-    monkeypatch.setattr(verify, "walk", lambda store, model, walk=verify.walk: walk(store, "tiny"))
+    monkeypatch.setattr(verify, "walk", lambda store, model, walk=walk: walk(store, "tiny"))
     monkeypatch.setattr(
         verify, "read_signed_side", lambda store, model, **more: read_signed_side(store, "tiny", **more)
     )

@@ -96,7 +96,7 @@ def test_a_fraction_in_metadata_is_named(desk: ReleaseDesk, role: str) -> None:
     content = json.loads(desk.store.get(key))
     content["signed"]["x-note"] = 1.5
     desk.store.put(key, json.dumps(content).encode())
-    assert any(f"{key}: holds what signed metadata can't hold" in one for one in checked(desk).breaks)
+    assert any(f"{key}: holds what TUF's canonical JSON can't" in one for one in checked(desk).breaks)
 
 
 def _same_signed(one: bytes, other: bytes) -> bool:

@@ -57,7 +57,7 @@ def test_content_then_name_are_synced(tmp_path: Path, monkeypatch: pytest.Monkey
     make_folder(folder)
     assert folder.is_dir()
     assert were_synced(tmp_path, folder.parent)
-    make_folder(folder)  # there is nothing against its being there
+    make_folder(folder)  # being there already is fine
     synced.clear()
     replace_file(file, b"1")
     assert were_synced(file, file.parent)
