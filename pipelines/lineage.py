@@ -32,12 +32,12 @@ log = logging.getLogger("strikeforge.lineage")
 
 
 def file_hash(*paths: Path) -> str:
-    """SHA-256 (hex) over the contents of the files, in the order given."""
-    digest = hashlib.sha256()
+    """SHA-256 (hex) of a file as `sha256sum` says it; of several, over their SHA-256s in the order given."""
+    digests = []
     for path in paths:
         with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+            digests.append(hashlib.file_digest(file, "sha256").digest())
+    return digests[0].hex() if len(digests) == 1 else hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def features_hash(features: Path) -> str:

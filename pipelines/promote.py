@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipelines.config import Operation
-from pipelines.gate_report import store_report
+from pipelines.gate_report import html_key, store_report
 from pipelines.gates import Gate, GateOutcome, load_gates, run_gates
 from pipelines.provenance import store_provenance
 from pipelines.reconcile import reconcile
@@ -27,7 +27,7 @@ from pipelines.registry import Registry
 from pipelines.site import open_site, person
 from serving.blobstore import BlobStore
 from serving.errors import ConfigError, GateError, LedgerError
-from serving.events import Event
+from serving.events import TIME_FORMAT, Event
 from serving.ledger import Ledger, fold
 from serving.release import RELEASE_LIFETIME, expiry
 
@@ -79,7 +79,7 @@ def promote(
     renewed = state.champion if state.champion is not None and state.champion.version == version else None
     if renew and renewed is None:
         raise LedgerError(f"{model}: version {version} isn't the champion, so there is nothing to renew; promote it")
-    if renewed is not None and (not renew or _is_this_renewal(events[-1], reason, by)):
+    if renewed is not None and (not renew or _is_this_renewal(events[renewed.seq - 1], reason, by)):
         if not dry_run:
             reconcile(model, store, registry, channel)
         message = (
@@ -100,7 +100,8 @@ def promote(
             )
     if failing:
         lines = [f"  - {outcome.name}: {outcome.message}" for outcome in failing]
-        raise GateError(f"{model}: version {version} isn't promoted; failing gates:\n" + "\n".join(lines))
+        where = "dry run: no report was stored" if dry_run else f"report: {html_key(gated.sha256)} in the store"
+        raise GateError(f"{model}: version {version} isn't promoted; failing gates:\n" + "\n".join([*lines, where]))
     message = f"{model}: version {version} passes {len(gated.outcomes) - len(gated.not_asked)} gates"
     if gated.not_asked:
         message += f" (NOT ASKED: {', '.join(gated.not_asked)})"
@@ -126,9 +127,14 @@ def promote(
     )
 
 
-def _is_this_renewal(latest: Event, reason: str, by: str) -> bool:
-    """The ledger's latest event is this very renewal: it is being typed again, perhaps after a crash."""
-    return (latest.kind, latest.reason, latest.by) == ("promoted", reason, by) and "renews" in latest.details
+def _is_this_renewal(decided: Event, reason: str, by: str) -> bool:
+    """What released the champion is this very renewal, typed again within a day, perhaps after a crash.
+
+    Later it is the next one: who renews every quarter says the same each time.
+    """
+    if (decided.kind, decided.reason, decided.by) != ("promoted", reason, by) or "renews" not in decided.details:
+        return False
+    return datetime.now(UTC) - datetime.strptime(decided.at, TIME_FORMAT).replace(tzinfo=UTC) < timedelta(days=1)
 
 
 def run(cfg: Operation) -> Promotion:

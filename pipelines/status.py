@@ -55,25 +55,23 @@ class Status:
     challenger: int | None
     rollback_target: int | None
     release_number: int
-    expires_at: str | None  # the champion's release; hosts then stop using it
     versions: tuple[VersionLine, ...]
     events: tuple[Event, ...]  # the latest, oldest first
     gated: int | None  # the version gated last
     outcomes: tuple[str, ...]  # its gates, one line each
     channel: tuple[str, ...]  # how the signed channel stands to the ledger
-    expiry: str = ""  # that hosts refuse the release, or soon will
+    expiry_warning: str  # that hosts refuse the release, or soon will; else empty
 
     @property
     def message(self) -> str:
         """Everything as lines of text."""
         release = f", release {self.release_number}" if self.champion else ""
-        release += f" (expires {printable(self.expires_at)})" if self.expires_at else ""
         lines = [
             f"{self.model}: champion {_version(self.champion)}{release}; challenger {_version(self.challenger)}; "
             f"a rollback would go to {_version(self.rollback_target)}",
             f"{self.store}, event {self.seq}, head {self.head}",
             *(f"signed channel: {printable(line)}" for line in self.channel),
-            *([self.expiry] if self.expiry else []),
+            *([self.expiry_warning] if self.expiry_warning else []),
             "",
             *table(
                 ("version", "role", "test error", "gates", "bundle", "registered"),
@@ -96,7 +94,7 @@ class Status:
             lines += [f"latest gates, of version {self.gated}:", *(f"  {line}" for line in self.outcomes), ""]
         lines.append(f"last {len(self.events)} of {self.seq} events:")
         lines += [
-            f"  {event.seq} {event.at} {event.kind} version {event.version} by {printable(event.by)}"
+            f"  {event.seq} {event.at} {event.kind} {_which(event)} by {printable(event.by)}"
             + (f": {printable(event.reason)}" if event.reason else "")
             for event in self.events
         ]
@@ -120,19 +118,13 @@ def status(model: str, store: BlobStore, channel: Channel, *, now: datetime | No
         challenger=state.challenger.version if state.challenger else None,
         rollback_target=state.rollback_target,
         release_number=state.release_number,
-        expires_at=_expiry(events[state.champion.seq - 1]) if state.champion else None,
         versions=tuple(_line(state, state.versions[number]) for number in sorted(state.versions)),
         events=tuple(events[-EVENTS_SHOWN:]),
         gated=gated.version if gated else None,
         outcomes=_outcomes(gated, store) if gated else (),
         channel=_channel_lines(state, channel),
-        expiry=_expiry(state, events, now or datetime.now(UTC)),
+        expiry_warning=_expiry_warning(state, events, now or datetime.now(UTC)),
     )
-
-
-def _expiry(decision: Event) -> str | None:
-    found = decision.details.get("expires_at")
-    return found if isinstance(found, str) else None
 
 
 def _channel_lines(state: State, channel: Channel) -> tuple[str, ...]:
@@ -146,7 +138,7 @@ def _channel_lines(state: State, channel: Channel) -> tuple[str, ...]:
     return (f"says release {state.release_number}",) if state.champion else ("says nothing, as there is no champion",)
 
 
-def _expiry(state: State, events: Sequence[Event], now: datetime) -> str:
+def _expiry_warning(state: State, events: Sequence[Event], now: datetime) -> str:
     """What is to be said of the champion's release if hosts refuse it, or soon will."""
     from pipelines.channel.content import expiry_note
 
@@ -192,19 +184,31 @@ def _test_error(details: Mapping[str, Any]) -> float | None:
     return float(value) if usable else None
 
 
+def _verdict(outcome: Mapping[str, Any]) -> str:
+    if outcome.get("asked") is False:
+        return "NOT ASKED"
+    return "passed" if outcome["passed"] else "FAILED"
+
+
 def _outcomes(gated: Event, store: BlobStore) -> tuple[str, ...]:
     """The gates of the report the event names; a report that isn't there, or says nothing of gates, is told."""
     sha256 = str(gated.details.get("report"))
     try:
         report = json.loads(store.get(report_key(sha256)))
         return tuple(
-            f"{outcome['name']} {'passed' if outcome['passed'] else 'FAILED'}: {printable(outcome['message'])}"
-            for outcome in report["outcomes"]
+            f"{outcome['name']} {_verdict(outcome)}: {printable(outcome['message'])}" for outcome in report["outcomes"]
         )
     except BlobMissingError:
         return (f"{report_key(sha256)} isn't in the store",)
     except (ValueError, KeyError, TypeError) as error:
         return (f"{report_key(sha256)} can't be read: {type(error).__name__}: {error}",)
+
+
+def _which(event: Event) -> str:
+    """The version an event is about; a rollback goes from one to another."""
+    before = event.details.get("from")
+    step = event.kind == "rolled_back" and type(before) is int
+    return f"version {before} -> {event.version}" if step else f"version {event.version}"
 
 
 def _version(number: int | None) -> str:

@@ -118,7 +118,7 @@ def expiry_note(number: int, expires_at: str, lifetime: timedelta, now: datetime
     left = datetime.strptime(expires_at, TIME_FORMAT).replace(tzinfo=UTC) - now
     if left >= lifetime / 3:
         return ""
-    remedy = "promote another version; signing it anew doesn't prolong it"
+    remedy = "promote it again with renew=true, or another version"
     if left <= timedelta():
         return f"release {number} EXPIRED at {expires_at}, hosts refuse it: {remedy}"
     return f"release {number} expires at {expires_at}, in {left.total_seconds() / 86400:.0f} days: {remedy}"

@@ -4,7 +4,7 @@ In: the exam the version was registered with, both bundles, the metrics on recor
 1. the exam asks no date the model was trained or validated on, and enough of them;
 2. the recomputed errors are those on record, for the model and every baseline (a record that claims otherwise fails);
 3. test IV RMSE is at most `ratio` times the task's baseline's; the Diebold-Mariano test (by date, two-sided,
-   Harvey-Leybourne-Newbold) against it is reported, and asked for if `baseline_significance` is set;
+   Harvey-Leybourne-Newbold) against it must be positive at `baseline_significance` (null: only reported);
 4. on the dates that lie outside the training and validation sets of BOTH: at most `champion_tolerance` worse than the
    champion, and not significantly worse. The first version has no champion to meet and is told so.
 A champion that can't answer (other features, no exam, dates unknown, too few dates in common) makes the gate fail
@@ -51,7 +51,7 @@ class Settings:
         default_factory=lambda: {"pricing": "anchored_sticky_strike", "surface": "shifted_last"}
     )
     ratio: Positive = 1.0001  # float32 rounds where model and baseline are equal
-    baseline_significance: Level | None = None
+    baseline_significance: Level | None = 0.05
     champion_tolerance: NotNegative = 0.02
     significance: Level = 0.05
     min_dates: Count = 10

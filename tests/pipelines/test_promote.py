@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import json
@@ -25,7 +26,6 @@ from pipelines import rollback as rollback_module
 from pipelines.channel.publish import StoreChannel, open_channel
 from pipelines.config import FAMILIES, Operation, load_operation
 from pipelines.errors import FollowUpError, SigningError
-from pipelines.gate_report import report_key
 from pipelines.gates import Gate, GateContext, GateOutcome
 from pipelines.parity import recompute
 from pipelines.promote import Promotion, promote
@@ -38,6 +38,7 @@ from serving.errors import BundleError, ConfigError, GateError, LedgerError, Sto
 from serving.events import TIME_FORMAT
 from serving.folder_store import FolderStore
 from serving.ledger import Ledger, LedgerRaceError, State
+from serving.release import report_key
 from tests.pipelines.channel.desk import signing
 from tests.tiny_bundle import tiny_bundle
 from tests.tiny_registry import Desk, tracking_uri
@@ -187,6 +188,23 @@ def test_a_champion_is_renewed_before_it_expires(desk: Desk) -> None:
     assert desk.state().rollback_target == 1
     assert rolled_back(desk).version == 1
     assert desk.state().rollback_target is None
+
+
+def test_the_next_quarters_renewal_is_another_one(desk: Desk) -> None:
+    """The same person gives the same reason, and nothing else has happened in between."""
+    champions(desk, 1)
+    ledger, state = Ledger(desk.store, "tiny"), desk.state()
+    first = ledger.events()[-1]
+    event, _ = ledger.prepare(
+        state, "promoted", version=1, bundle=first.bundle, by="ci", reason="quarterly",
+        details={**first.details, "renews": 1},
+    )  # fmt: skip
+    long_ago = dataclasses.replace(event, at="2020-01-01T00:00:00.000000Z")
+    desk.store.put(event.key, long_ago.to_bytes())
+    done = promoted(desk, 1, renew=True, reason="quarterly")
+    assert (done.changed, done.release_number) == (True, 3)
+    again = promoted(desk, 1, renew=True, reason="quarterly")
+    assert (again.changed, again.release_number) == (False, 3)
 
 
 def test_only_the_champion_of_that_release_is_renewed(desk: Desk) -> None:

@@ -330,15 +330,20 @@ def test_people_are_told_of_what_they_must_renew(released: Company) -> None:
 
 def test_a_release_that_soon_expires_is_told_by_refresh_and_status(released: Company, store: FolderStore) -> None:
     ends = "2099-01-01T00:00:00.000000Z"  # the desk's releases
+    remedy = "promote it again with renew=true, or another version"
     days = (datetime.fromisoformat(ends) - datetime.now(UTC)) / timedelta(days=1)
     for left, refresh, row in (
         (31, [], "until 2099-01-01"),
         (
             29.5,
-            [f"model-a: release 1 expires at {ends}, in 29 days: promote another version"],
+            [f"model-a: release 1 expires at {ends}, in 29 days: {remedy}"],
             "until 2099-01-01: soon",
         ),
-        (-1, [f"model-a: release 1 EXPIRED at {ends}, hosts refuse it: promote another version"], "EXPIRED 2099-01-01"),
+        (
+            -1,
+            [f"model-a: release 1 EXPIRED at {ends}, hosts refuse it: {remedy}"],
+            "EXPIRED 2099-01-01",
+        ),
     ):
         bench = released.bench(*released.online, now=later(days - left))
         told = release_warnings(bench, bench.view())
