@@ -15,7 +15,7 @@ export DVC_NO_ANALYTICS := 1
 
 # What is typed after these names, or stands in the environment as STRIKEFORGE_<name>, stays text on its whole way: make
 # doesn't expand it (value, unexport); the shell and Hydra get its name, never the text (${oc.env:STRIKEFORGE_REASON}).
-TYPED := MODEL VERSION TO REASON BY APPROVE_BY DRY_RUN STORE TRACKING SIGNING TRIALS A B OF ROOT RENEW
+TYPED := MODEL VERSION TO REASON BY APPROVE_BY DRY_RUN STORE TRACKING SIGNING TRIALS A B OF ROOT RENEW INSTEAD_OF
 keep_as_text = $(eval override export STRIKEFORGE_$(1) := $$(value $(1)))
 $(foreach name,$(TYPED),$(if $(filter command,$(origin $(name))),$(call keep_as_text,$(name))))
 unexport $(TYPED)
@@ -111,10 +111,11 @@ retrain: $(INSTALLED) data/underlying.csv  ## retrain through DVC and register: 
 
 promote: $(INSTALLED)  ## gate a version, make it champion: MODEL= VERSION= APPROVE_BY= [RENEW=true REASON= BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
 	@python -m pipelines.promote model=$(MODEL_NAME) $(call told,version,VERSION) $(call told,approve_by,APPROVE_BY) \
-		$(call told,renew,RENEW) $(SAID)
+		$(call told,renew,RENEW) $(call told,to,TO) $(SAID)
 
-rollback: $(INSTALLED)  ## back to an earlier champion: MODEL= REASON= [TO= BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
-	@python -m pipelines.rollback model=$(MODEL_NAME) $(call told,to,TO) $(SAID)
+rollback: $(INSTALLED)  ## back to an earlier champion: MODEL= REASON= [TO= INSTEAD_OF= BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
+	@python -m pipelines.rollback model=$(MODEL_NAME) $(call told,to,TO) $(call told,instead_of,INSTEAD_OF) \
+		$(call told,version,VERSION) $(SAID)
 
 retire: $(INSTALLED)  ## take a version out of use for good: MODEL= VERSION= REASON= [BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
 	@python -m pipelines.retire model=$(MODEL_NAME) $(call told,version,VERSION) $(SAID)

@@ -38,7 +38,7 @@ def _command(help_text: str | None, act: Callable[[Sequence[str]], Any], argv: S
             sys.stdout.write(f"{help_text}\nKeys and their values: conf/. Exit codes: serving/errors.py.\n")
             return 0
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-        for talkative in ("azure", "boto3", "botocore", "google", "urllib3"):  # every request, with its headers
+        for talkative in ("azure", "boto3", "botocore", "google", "tuf", "urllib3"):  # every request, with its headers
             logging.getLogger(talkative).setLevel(logging.WARNING)
         try:
             result = act(arguments)

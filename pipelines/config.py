@@ -293,6 +293,7 @@ class Operation:
     signing: SigningConfig
     version: VersionNumber | None
     to: VersionNumber | None
+    instead_of: VersionNumber | None
     a: VersionNumber | None
     b: VersionNumber | None
     of: Annotated[Said, BeforeValidator(_number_as_text)] | None
@@ -464,11 +465,16 @@ def _describe(kind: type[Any], item: Any) -> str:
             owner = TYPES.get(fields[part].name) if part in fields else None
         known = [field.name for field in dataclasses.fields(owner)] if owner and dataclasses.is_dataclass(owner) else []
         listed = f"; known here: {', '.join(known)}" if known else ""
-        return f"{key}: unknown key (value {item['input']!r}){_closest(str(item['loc'][-1]), known) or listed}"
+        return f"{key}: unknown key{_shown(key, item)}{_closest(str(item['loc'][-1]), known) or listed}"
     if item["type"] in ("missing", "missing_argument"):
         return f"{key}: missing"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[:1].lower()}{message[1:]} (value {item['input']!r})"
+    return f"{key}: {message[:1].lower()}{message[1:]}{_shown(key, item)}"
+
+
+def _shown(key: str, item: Any) -> str:
+    """The value received; not where somebody may have put a key in the place of its URI."""
+    return "" if key.split(".")[0] in ("signing", "uri") else f" (value {item['input']!r})"
 
 
 TYPES: dict[str, type[Any]] = {

@@ -106,6 +106,11 @@ def restore_versions(state: State, store: BlobStore, registry: Registry) -> tupl
                 bundle = fetch_bundle(store, bundle_sha256, Path(folder))
                 _record(registry, bundle, state.versions[number].registered.details, (), version=number)
             restored.append(number)
+        elif not state.versions[number].retired:
+            raise RegistryError(
+                f"{state.model} version {number}: was deleted in MLflow, whose numbers only grow, so it can't be made "
+                "again there; rebuild into an empty MLflow"
+            )
     return tuple(restored)
 
 

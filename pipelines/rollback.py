@@ -8,7 +8,7 @@ history and never return to a version rolled back from; the same call typed agai
 what was interrupted and takes no second step while no other release was decided, whatever else was registered or gated
 meanwhile; neither gates nor MLflow are asked.
 
-Run: python -m pipelines.rollback model=M reason='...' [to=V] [dry_run=true]
+Run: python -m pipelines.rollback model=M reason='...' [to=V] [instead_of=V] [dry_run=true]
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def rollback(
     *,
     model: str,
     to: int | None = None,
+    instead_of: int | None = None,
     reason: str,
     store: BlobStore,
     registry: Registry,
@@ -79,6 +80,11 @@ def rollback(
         if to is None:
             message += f", by this same rollback at {decided.at}; to go further back, say to=VERSION"
         return Rollback(model, champion.version, champion.bundle, False, champion.number, message)
+    if instead_of is not None and champion.version != instead_of:
+        raise LedgerError(
+            f"{model}: version {champion.version} is the champion (release {champion.number}), not {instead_of}: "
+            "somebody was faster; look at the new state, then decide again"
+        )
     target = state.rollback_target if to is None else to
     if target is None:
         raise LedgerError(f"{model}: before version {champion.version} there is no champion to go back to")
@@ -124,9 +130,9 @@ def run(cfg: Operation) -> Rollback:
     assert cfg.reason is not None
     site = open_site(cfg)
     return rollback(
-        model=cfg.model.name, to=cfg.to, reason=cfg.reason, store=site.store, registry=site.registry,
-        channel=site.channel, by=person(cfg), lifetime=timedelta(days=cfg.signing.release_days),
-        dry_run=cfg.dry_run,
+        model=cfg.model.name, to=cfg.to, instead_of=cfg.instead_of, reason=cfg.reason, store=site.store,
+        registry=site.registry, channel=site.channel, by=person(cfg),
+        lifetime=timedelta(days=cfg.signing.release_days), dry_run=cfg.dry_run,
     )  # fmt: skip
 
 

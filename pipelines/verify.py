@@ -41,6 +41,7 @@ from serving.release import (
     provenance_key,
     release_key,
     release_target,
+    report_key,
 )
 
 CHAMPION = "champion"
@@ -193,7 +194,7 @@ def _content_targets(release: ReleaseFile, side: SignedSide, manifest: Manifest)
     """The role signs the release's files, each with the size and hash it has by its manifest or name, nothing else."""
     wanted = {bundle_key(release.bundle, name): entry.sha256 for name, entry in manifest.files.items()}
     wanted[bundle_key(release.bundle, MANIFEST)] = release.bundle
-    wanted[f"gate-reports/{release.gate_report}.json"] = release.gate_report
+    wanted[report_key(release.gate_report)] = release.gate_report
     wanted[provenance_key(release.provenance)] = release.provenance
     by_path = {content_target(release.model, key): sha256 for key, sha256 in wanted.items()}
     own = release_target(release.model, release.channel)

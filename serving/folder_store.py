@@ -177,6 +177,8 @@ class FolderStore:
             file = open(path, "rb", opener=_open_no_link)  # noqa: SIM115 (closed below)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise BlobMissingError(f"{key}: no such blob in {self.root}") from error
+        except OSError as error:
+            raise StoreError(f"{key}: can't be read in {self.root}: {error.strerror}") from error
         count = 0
         with file:
             size = os.fstat(file.fileno()).st_size
@@ -202,6 +204,8 @@ class FolderStore:
         try:
             with stream:
                 yield temporary, stream
+        except OSError as error:  # a full disk, a file of the store that can't be read
+            raise StoreError(f"{path}: can't be written: {error.strerror or error}") from error
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -41,13 +41,22 @@ from serving.installed import (
 )
 from serving.ledger import Ledger, fold
 from serving.manifest import MANIFEST, MAX_BUNDLE_BYTES, MAX_FILE_BYTES, MAX_MANIFEST_BYTES, Manifest, parse_manifest
-from serving.release import MAX_RELEASE_BYTES, ReleaseFile, content_target, parse_release, release_target
+from serving.release import (
+    MAX_RELEASE_BYTES,
+    MAX_REPORT_BYTES,
+    MAX_STATEMENT_BYTES,
+    STATEMENT_TYPE,
+    ReleaseFile,
+    content_target,
+    parse_release,
+    provenance_key,
+    release_target,
+    report_key,
+)
 from serving.released import existing_store, write_lines
 from serving.trust import SignedChannel, is_signed, signed_channel
 
-MAX_RECORD_BYTES = 16 << 20  # provenance, gate report
 PROVENANCE_JSON, GATE_REPORT_JSON = "provenance.json", "gate-report.json"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNSIGNED_WARNING = "WARNING: {store} is unsigned: nothing vouches for what is pulled. For development only.\n"
 
@@ -197,8 +206,8 @@ def _signed_files(store: BlobStore, signed: SignedChannel, release: ReleaseFile,
             raise TrustError(f"{content.target}: signed with sha256 {content.sha256}, but named by {sha256}")
         return content
 
-    provenance = named(f"provenance/{release.provenance}.json", release.provenance, MAX_RECORD_BYTES)
-    gate_report = named(f"gate-reports/{release.gate_report}.json", release.gate_report, MAX_RECORD_BYTES)
+    provenance = named(provenance_key(release.provenance), release.provenance, MAX_STATEMENT_BYTES)
+    gate_report = named(report_key(release.gate_report), release.gate_report, MAX_REPORT_BYTES)
     manifest_content = named(bundle_key(release.bundle, MANIFEST), release.bundle, MAX_MANIFEST_BYTES)
     manifest_file = fetch(store, manifest_content, place.partial)
     manifest = _manifest_of(manifest_file.read_bytes(), model)

@@ -357,6 +357,15 @@ def test_the_other_acts_key_is_not_passed_over(
         act(load_operation([f"storage.url={tmp_path}", *given]))
 
 
+def test_a_rollback_of_a_champion_that_is_gone_is_refused(desk: Desk) -> None:
+    """Two people on call see version 3 fail; the second one's rollback mustn't take version 2 away as well."""
+    champions(desk, 3)
+    assert rolled_back(desk, instead_of=3).version == 2
+    with pytest.raises(LedgerError, match=r"version 2 is the champion \(release 4\), not 3: somebody was faster"):
+        rolled_back(desk, instead_of=3, by="another")
+    assert desk.state().release_number == 4
+
+
 def test_rollbacks_that_are_refused(desk: Desk) -> None:
     with pytest.raises(LedgerError, match="no champion yet"):
         rolled_back(desk)
