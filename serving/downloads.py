@@ -15,6 +15,7 @@ from pathlib import Path
 
 from serving.blobstore import BlobStore
 from serving.errors import BlobMissingError, TrustError
+from serving.stores.common import terminal_progress
 
 READ_BYTES = 1 << 20
 
@@ -56,6 +57,7 @@ def _complete(store: BlobStore, content: Content, path: Path) -> None:
     if _size(path) > content.length:
         path.unlink()
     have = _size(path)
+    show = terminal_progress(content.key, content.length)
     with path.open("ab") as file:
         if have < content.length:
             try:
@@ -67,6 +69,8 @@ def _complete(store: BlobStore, content: Content, path: Path) -> None:
                             "that were signed"
                         )
                     file.write(chunk)
+                    if show is not None:
+                        show(have, content.length)
             except BlobMissingError as error:
                 raise TrustError(f"{content.target}: {content.key} is missing in the store") from error
         file.flush()
