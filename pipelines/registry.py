@@ -25,6 +25,7 @@ from serving.bundle import Bundle
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Param
     from mlflow.entities.model_registry import ModelVersion
 
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
@@ -85,7 +86,7 @@ class Registry:
                 return run_id
             all_params = [Param(name, str(value)) for name, value in (params or {}).items()]
             for start in range(0, len(all_params), BATCH):
-                self.client.log_batch(run_id, params=all_params[start : start + BATCH])
+                self._log_params(run_id, all_params[start : start + BATCH])
             all_metrics = [Metric(name, value, 0, 0) for name, value in (metrics or {}).items()]
             for start in range(0, len(all_metrics), BATCH):
                 self.client.log_batch(run_id, metrics=all_metrics[start : start + BATCH])
@@ -96,6 +97,20 @@ class Registry:
                     self.client.log_artifact(run_id, str(path))
             self.client.set_terminated(run_id)
         return run_id
+
+    def _log_params(self, run_id: str, params: Sequence[Param]) -> None:
+        """Another process may be logging the same ones of the same run: PostgreSQL then refuses one of the two.
+
+        Once they are there, MLflow takes equal values again without a word and refuses others.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.log_batch(run_id, params=params)
+        except MlflowException as error:
+            if "unique" not in str(error).lower():
+                raise
+            self.client.log_batch(run_id, params=params)
 
     def open_run(
         self, experiment: str, run_name: str, run_key: str, tags: Mapping[str, str], *, parent: str | None = None

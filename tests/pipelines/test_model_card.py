@@ -304,6 +304,7 @@ def test_a_surface_model_is_compared_registered_and_gated(
             f"registry.tracking_uri={surface.registry.tracking_uri}", f"signing.folder={tmp_path}/keys",
             "gate=development", "gate.lineage.enabled=false",  # made outside DVC's folder
             f"gate.accuracy.ratio={ratio}", "gate.accuracy.min_dates=3",  # of five dates, by a net that hardly learned
+                "gate.accuracy.baseline_significance=null",
         ]))  # fmt: skip
 
     with pytest.raises(GateError, match=r"accuracy: .* x shifted_last's") as caught:
