@@ -26,7 +26,8 @@ from serving.errors import ConfigError, DataError, SchemaError
 REPOSITORY = Path(__file__).parents[2]
 SPX_SET = REPOSITORY.parent / "shared/data/spx_options_2019"
 HEADER = "date,under,root,expiry,strike,cp,bid,ask,bs,as,spot,vol,oi,ccy"
-MEMORY_BOUND_GB = 1.8  # 3 million rows, 2 threads (1.4 to 1.61 seen); what grows with rows (file index, late refusals) stays below 4 at 10
+# 3 million rows, 2 threads (1.4 to 1.61 seen); what grows with rows (file index, late refusals) stays below 4 at 10
+MEMORY_BOUND_GB = 1.8
 
 
 def plain_layout() -> Layout:
