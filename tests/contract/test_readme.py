@@ -110,7 +110,7 @@ def test_promote_pull_price_verify_roll_back(reproduced: tuple[Path, str]) -> No
     assert "Traceback" not in command(folder, pull, expect=6)  # nothing is champion yet
     for line in typed("python -m pipelines.promote"):
         assert "is champion, release 1" in command(folder, line)
-    assert "signed" in command(folder, pull)
+    assert "installed in" in command(folder, pull)
     printed = command(folder, price)
     assert "volatilities as expected" in printed
     assert len((folder / "prices.csv").read_text().splitlines()) > 400
