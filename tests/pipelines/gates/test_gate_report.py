@@ -27,11 +27,6 @@ from tests.pipelines.gates.world import LINEAGE, World
 QUICK = "gate.latency.calls=200"
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
 def chosen(*overrides: str, task: str = "pricing") -> list[Gate]:
     return load_gates(load_operation(["model=pricing_lstm", QUICK, *overrides]).gate, task=task)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from pipelines.exam import Exam
 from pipelines.gate_context import GateContext
 from pipelines.gates import latency
 from pipelines.gates.size import count_parameters
@@ -17,24 +16,8 @@ from serving.features import Scaler
 from serving.last_seen import AnchorTarget
 from serving.surface_grid import grid_spec
 from tests.contract.test_engines import SPEC, F, small_bundle
-from tests.pipelines.gates.world import LINEAGE, World, answered, ask
+from tests.pipelines.gates.world import LINEAGE, World, ask
 from tests.tiny_surface import REGIMES
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-@pytest.fixture
-def surfaces(tmp_path: Path) -> World:
-    return World(tmp_path / "surfaces", "surface_vae")
-
-
-def with_answers(world: World, **rows: Any) -> Exam:
-    """The exam of net 0 with some columns of its rows replaced."""
-    return answered(world.questions(), world.bundle(0), world.bundle(0), **rows)
-
 
 # Size.
 

@@ -12,30 +12,13 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from pipelines.exam import Exam
 from pipelines.exam_answers import answer, exam_table
 from pipelines.tasks.pricing_evaluation import greeks_check
 from serving import black76
 from serving.bundle import store_bundle
 from serving.engines import ort
-from tests.pipelines.gates.world import GREEKS, World, answered, ask
+from tests.pipelines.gates.world import GREEKS, World, answered, ask, with_answers
 from tests.tiny_bundle import CONTRACT_TABLE, IV, onnx_bytes, tiny_bundle
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-@pytest.fixture
-def surfaces(tmp_path: Path) -> World:
-    return World(tmp_path / "surfaces", "surface_vae")
-
-
-def with_answers(world: World, **rows: Any) -> Exam:
-    """The exam of net 0 with some columns of its rows replaced."""
-    return answered(world.questions(), world.bundle(0), world.bundle(0), **rows)
-
 
 # Arbitrage.
 
