@@ -1,0 +1,32 @@
+// Black-76 in double precision: prices, Greeks, implied volatilities of arrays of options.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/cpu.hpp"
+
+namespace strikeforge {
+
+// Inputs, each [n], or one number for all where the stride is 0. Units as in serving/black76.py.
+struct Column {
+    const double* data;
+    size_t stride;  // 1, or 0: the same for all
+};
+
+struct Options {
+    Column forward, strike, tau, volatility, discount, right;
+};
+
+// Outputs [n]; null where not wanted.
+struct Greeks {
+    double *price, *delta, *gamma, *vega, *theta, *rho, *vanna, *volga;
+};
+
+struct OptionKernels {
+    void (*value)(const Options& options, size_t n, const Greeks& out);
+};
+
+const OptionKernels& option_kernels(Isa isa);
+
+}  // namespace strikeforge
