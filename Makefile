@@ -72,7 +72,7 @@ wheel: $(INSTALLED)  ## dist/strikeforge-*.whl for hosts: picks its instruction 
 sanitize: sanitize-address sanitize-thread  ## the native core's tests under address, undefined-behaviour and thread sanitizers
 
 sanitize-address: SANITIZERS := address,undefined
-sanitize-address: OPTIONS := LD_PRELOAD="$$(c++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+sanitize-address: OPTIONS := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1
 sanitize-thread: SANITIZERS := thread
 sanitize-thread: OPTIONS := LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
@@ -85,7 +85,7 @@ sanitize-address sanitize-thread: $(INSTALLED)
 		| tar -xf - -C build/$@/tree
 	@cp build/$@/_core.*so build/$@/tree/serving/native/
 	cd build/$@/tree && env OMP_NUM_THREADS=1 $(OPTIONS) setarch --addr-no-randomize \
-		python -m pytest -q -p no:cacheprovider -m "not slow and not cloud" $(SANITIZED_TESTS)
+		python -m pytest -q -p no:cacheprovider --capture=sys -m "not slow and not cloud" $(SANITIZED_TESTS)
 
 SANITIZED_TESTS = $(wildcard tests/serving/native) tests/contract/test_engines.py $(ARGS)
 
