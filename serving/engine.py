@@ -172,13 +172,10 @@ def open_engine(bundle: Bundle, backend: str = "ort", semantics: str | None = No
         raise EngineError(f"there is no engine {backend!r}; there are {', '.join(BACKENDS)}")
     if precision not in PRECISIONS:
         raise EngineError(f"there is no precision {precision!r}; there are {', '.join(PRECISIONS)}")
-    module = importlib.import_module(f"serving.engines.{backend}")
-    if backend in REDUCED:
-        engine: Engine = module.open_engine(bundle, precision=precision)
-        return engine
-    if precision != "fp32":
+    if precision != "fp32" and backend not in REDUCED:
         raise EngineError(f"engine {backend!r} has fp32 only, {precision!r} was asked for: {', '.join(REDUCED)} has it")
-    engine = module.open_engine(bundle)
+    module = importlib.import_module(f"serving.engines.{backend}")
+    engine: Engine = module.open_engine(bundle, precision) if backend in REDUCED else module.open_engine(bundle)
     return engine
 
 
