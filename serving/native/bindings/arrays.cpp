@@ -26,7 +26,7 @@ PyArrayObject* array_of(nb::handle object) {
 // Raises what serving.engine.check_array raises; what passes it there is refused for its layout.
 [[noreturn]] void refuse(const char* name, nb::handle object, const nb::tuple& shape, bool written) {
     nb::module_::import_("serving.engine").attr("check_array")(name, object, shape, nb::arg("written") = written);
-    const std::string strides = nb::cast<std::string>(nb::str(object.attr("strides")));
+    const std::string strides = nb::str(object.attr("strides")).c_str();
     throw EngineProblem(std::string("tensor '") + name +
                         "': expected a C-contiguous, aligned array in the machine's byte order, found strides " +
                         strides + ": use numpy.ascontiguousarray");

@@ -97,12 +97,14 @@ void bind_dense(nb::module_& module) {
     kernels.def("lstm_cell", &lstm_cell, "isa"_a, "gates"_a, "cell"_a, "out"_a, "n"_a);
     kernels.def("activate", &activate, "isa"_a, "kind"_a, "x"_a, "n"_a);
     kernels.def("layer_norm", &layer_norm, "isa"_a, "x"_a, "gain"_a, "shift"_a, "out"_a, "n"_a);
-    kernels.def("attend", &attend, "isa"_a, "query"_a, "memory"_a, "value"_a, "scale"_a, "bias"_a, "out"_a,
-                "width"_a);
-    kernels.def("dot", [](const std::string& isa, nb::handle a, nb::handle b, size_t n) {
-        const Aligned<float> left = aligned(a, n), right = aligned(b, n);
-        return kernels_of(isa).dot(left.data(), right.data(), n);
-    }, "isa"_a, "a"_a, "b"_a, "n"_a, "n a multiple of 16.");
+    kernels.def("attend", &attend, "isa"_a, "query"_a, "memory"_a, "value"_a, "scale"_a, "bias"_a, "out"_a, "width"_a);
+    kernels.def(
+        "dot",
+        [](const std::string& isa, nb::handle a, nb::handle b, size_t n) {
+            const Aligned<float> left = aligned(a, n), right = aligned(b, n);
+            return kernels_of(isa).dot(left.data(), right.data(), n);
+        },
+        "isa"_a, "a"_a, "b"_a, "n"_a, "n a multiple of 16.");
 }
 
 }  // namespace strikeforge

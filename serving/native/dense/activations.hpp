@@ -14,7 +14,7 @@ struct Split {
 
 inline Split split_exponential(V x) {
     const V clamped = clamp(x, set(-87.0f), set(87.0f));
-    const V n = whole(clamped * set(1.44269504f));                      // log2(e)
+    const V n = whole(clamped * set(1.44269504f));                                   // log2(e)
     const V r = fnma(n, set(-2.12194440e-4f), fnma(n, set(0.693359375f), clamped));  // ln(2) in two parts
     V p = set(1.0f / 5040.0f);
     p = fma(p, r, set(1.0f / 720.0f));

@@ -2,7 +2,8 @@
 // that set only.
 //
 // A vector of weights is 64 bytes in every precision and meets one 4-byte word of x. Up to `most_at_once` sums run side
-// by side, so that neither the multiplier's latency nor x's broadcast counts; narrow panels run several columns at once.
+// by side, so that neither the multiplier's latency nor x's broadcast counts; narrow panels run several columns at
+// once.
 #pragma once
 
 #include "dense/table.hpp"
@@ -66,14 +67,30 @@ inline void product(const MatrixView& matrix, size_t group_columns, const Vector
             const std::uint8_t* begin = w + done * 64;
             const size_t stride = in_panel * 64, row = (vector + done) * 16;
             switch (count) {
-                case 1: rows_of<Product, 1>(matrix, x, begin, stride, groups, row, start, y); break;
-                case 2: rows_of<Product, 2>(matrix, x, begin, stride, groups, row, start, y); break;
-                case 3: rows_of<Product, 3>(matrix, x, begin, stride, groups, row, start, y); break;
-                case 4: rows_of<Product, 4>(matrix, x, begin, stride, groups, row, start, y); break;
-                case 5: rows_of<Product, 5>(matrix, x, begin, stride, groups, row, start, y); break;
-                case 6: rows_of<Product, 6>(matrix, x, begin, stride, groups, row, start, y); break;
-                case 7: rows_of<Product, 7>(matrix, x, begin, stride, groups, row, start, y); break;
-                default: rows_of<Product, 8>(matrix, x, begin, stride, groups, row, start, y); break;
+                case 1:
+                    rows_of<Product, 1>(matrix, x, begin, stride, groups, row, start, y);
+                    break;
+                case 2:
+                    rows_of<Product, 2>(matrix, x, begin, stride, groups, row, start, y);
+                    break;
+                case 3:
+                    rows_of<Product, 3>(matrix, x, begin, stride, groups, row, start, y);
+                    break;
+                case 4:
+                    rows_of<Product, 4>(matrix, x, begin, stride, groups, row, start, y);
+                    break;
+                case 5:
+                    rows_of<Product, 5>(matrix, x, begin, stride, groups, row, start, y);
+                    break;
+                case 6:
+                    rows_of<Product, 6>(matrix, x, begin, stride, groups, row, start, y);
+                    break;
+                case 7:
+                    rows_of<Product, 7>(matrix, x, begin, stride, groups, row, start, y);
+                    break;
+                default:
+                    rows_of<Product, 8>(matrix, x, begin, stride, groups, row, start, y);
+                    break;
             }
             done += count;
         }

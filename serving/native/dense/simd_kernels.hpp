@@ -29,8 +29,7 @@ void load_bytes(const float* x, size_t n, VectorView* out) {
     }
     out->scale = greatest > smallest_scaled ? greatest / 127.0f : 1.0f;
     const V inverse = set(1.0f / out->scale);
-    for (size_t block = 0; block < sixteens(n); ++block)
-        store_bytes(values + block * 16, part(x, n, block) * inverse);
+    for (size_t block = 0; block < sixteens(n); ++block) store_bytes(values + block * 16, part(x, n, block) * inverse);
 }
 
 void load_vector(Precision precision, const float* x, size_t n, VectorView* out) {
@@ -130,9 +129,15 @@ void tangent(float* x, size_t n) {
 
 void multiply(const MatrixView& matrix, const VectorView& x, const float* start, float* y) {
     switch (matrix.precision) {
-        case Precision::fp32: product<Fp32>(matrix, 1, x, start, y); break;
-        case Precision::bf16: product<Bf16>(matrix, 2, x, start, y); break;
-        case Precision::int8: product<Int8>(matrix, 4, x, start, y); break;
+        case Precision::fp32:
+            product<Fp32>(matrix, 1, x, start, y);
+            break;
+        case Precision::bf16:
+            product<Bf16>(matrix, 2, x, start, y);
+            break;
+        case Precision::int8:
+            product<Int8>(matrix, 4, x, start, y);
+            break;
     }
 }
 

@@ -66,8 +66,7 @@ inline V whole(V a) {
     return {_mm256_round_ps(a.low, nearest), _mm256_round_ps(a.high, nearest)};
 }
 inline __m256 power_of_eight(__m256 n) {
-    return _mm256_castsi256_ps(
-        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 inline V power_of_two(V n) {  // n whole, -126..127
     return {power_of_eight(n.low), power_of_eight(n.high)};
@@ -178,7 +177,8 @@ struct Bf16 {
     static Sums zero() { return Fp32::zero(); }
     static __m256 both(__m256 sums, __m256i pair, Word x) {
         const __m256 low = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
-        const __m256 high = _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32(static_cast<int>(0xffff0000))));
+        const __m256 high =
+            _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32(static_cast<int>(0xffff0000))));
         return _mm256_fmadd_ps(high, x.high, _mm256_fmadd_ps(low, x.low, sums));
     }
     static Sums step(Sums sums, const std::uint8_t* w, Word x) {

@@ -152,7 +152,8 @@ struct Bf16 {
     static Sums step(Sums sums, const std::uint8_t* w, Word x) {
         const __m512i pair = _mm512_load_si512(w);
         const __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
-        const __m512 high = _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+        const __m512 high =
+            _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
         return {_mm512_fmadd_ps(high, x.high, _mm512_fmadd_ps(low, x.low, sums.all))};
     }
 };

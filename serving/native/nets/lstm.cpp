@@ -1,9 +1,10 @@
 // pricing_lstm: stacked LSTM, attention pooling with the newest output as the query, projection
 // (models/pricing_lstm.py).
 //
-// Ahead of the tick, `advance` computes U_l h_l(t-1) + b_l for every layer and what the pooling can know (lstm_memory.hpp).
-// What is left for `evaluate`: W_l times the layer below, the cells' activations, the pooling's scores, the projection.
-// In window semantics `advance` runs the next window's first T-1 steps from zero state, zero rows before the first.
+// Ahead of the tick, `advance` computes U_l h_l(t-1) + b_l for every layer and what the pooling can know
+// (lstm_memory.hpp). What is left for `evaluate`: W_l times the layer below, the cells' activations, the pooling's
+// scores, the projection. In window semantics `advance` runs the next window's first T-1 steps from zero state, zero
+// rows before the first.
 #include <cmath>
 #include <cstring>
 
@@ -85,9 +86,7 @@ class Lstm final : public Encoder {
         if (choice_.semantics == Semantics::window) run_history();
     }
 
-    void evaluate(const float* x, float* context) override {
-        memory_.context_of(step(x), context);
-    }
+    void evaluate(const float* x, float* context) override { memory_.context_of(step(x), context); }
 
     void advance(const float* x) override {
         if (choice_.semantics == Semantics::stateful) {
@@ -115,7 +114,8 @@ class Lstm final : public Encoder {
             commit(history_.data() + (oldest_ + row) % (steps_ - 1) * features_);
     }
 
-    // The top layer's output [padded(H)] of a step after the last closed one; every layer's next state is in its scratch.
+    // The top layer's output [padded(H)] of a step after the last closed one; every layer's next state is in its
+    // scratch.
     const float* step(const float* x) {
         size_t width = features_;
         for (Layer& layer : layers_) {

@@ -2,11 +2,11 @@
 //
 //     q = Q h / sqrt(H);  w = softmax(q . m_0, ..., q . m_(T-2), q . h);  context = tanh(A h + b + B sum of w m)
 //
-// h: the newest output [H]; m: the T-1 outputs before it, zeros before the first; [A B]: the projection. What `remember`
-// keeps of an output is itself, as a row of a packed matrix, and B m [D], so that the sum runs over D and not H numbers.
-// The order of rows doesn't matter to a softmax: they lie in a ring. fp32 throughout, but for the products with Q, A, B
-// and the remembered rows, whose precision is that of the choice (A and B are bf16 under int8: their error goes
-// straight into the context).
+// h: the newest output [H]; m: the T-1 outputs before it, zeros before the first; [A B]: the projection. What
+// `remember` keeps of an output is itself, as a row of a packed matrix, and B m [D], so that the sum runs over D and
+// not H numbers. The order of rows doesn't matter to a softmax: they lie in a ring. fp32 throughout, but for the
+// products with Q, A, B and the remembered rows, whose precision is that of the choice (A and B are bf16 under int8:
+// their error goes straight into the context).
 #pragma once
 
 #include "dense/kernels.hpp"
@@ -19,8 +19,8 @@ class LstmMemory {
     // Takes `query.weight` [H, H], `project.weight` [D, 2 H] and `project.bias` [D].
     LstmMemory(Weights& weights, const Choice& choice, size_t steps, size_t hidden, size_t context);
     void clear();
-    void remember(const float* hidden);                      // [H], padded with zeros
-    void context_of(const float* hidden, float* context);    // context [D]
+    void remember(const float* hidden);                    // [H], padded with zeros
+    void context_of(const float* hidden, float* context);  // context [D]
     size_t context_size() const { return context_size_; }
 
   private:
