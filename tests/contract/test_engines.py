@@ -1,8 +1,8 @@
 """Every back end keeps the engine's promises, under both semantics; and a bundle small enough to check by hand.
 
 `small_bundle` is a two-layer LSTM with attention over its window, exported as the bundle contract says; its golden
-vectors come from `reference_context`, the same net in NumPy float64. Bundles of the real families (tests/tiny_family.py)
-have the same sizes; `native` runs those alone.
+vectors come from `reference_context`, the same net in NumPy float64. Bundles of the real families
+(tests/tiny_family.py) have the same sizes; `native` runs those alone.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ def context_of(engine: Engine, x: np.ndarray) -> np.ndarray:
 def test_info_states_the_sizes(engine: Engine, semantics: str) -> None:
     info = engine.info()
     assert (info.semantics, info.members) == (semantics, 2)
-    assert info.model in ("small", *FAMILIES) and info.precision in PRECISIONS
+    assert info.model in ("small", *FAMILIES)
+    assert info.precision in PRECISIONS
     assert info.backend != "native" or info.precision in info.runtime
     assert (info.window_steps, info.step_features, info.contract_features, info.context_size) == (T, F, K, 2 * D)
     assert len(info.bundle_sha256) == 64
@@ -332,7 +333,7 @@ def test_native_answers_as_onnx_runtime_does(tmp_path: Path, semantics: str, fam
 
 @NATIVE
 def test_native_refuses_nets_it_doesnt_know(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="engine 'native' has no net 'small'.* it has pricing_lstm"):
+    with pytest.raises(EngineError, match=r"engine 'native' has no net 'small'.* it has pricing_lstm"):
         open_engine(small_bundle(tmp_path / "bundle"), "native")
 
 

@@ -47,7 +47,7 @@ class Rounding(Exact):
 def context_after(
     weights: Mapping[str, Array], steps: Array, remembered: int, precision: str = "fp32", rounding: Exact | None = None
 ) -> Array:
-    """Context after `steps` from zero state, pooling over the last `remembered` outputs, zeros where there are fewer."""
+    """Context after `steps` from zero state, pooling over the last `remembered` outputs, zeros before the first."""
     by = rounding or Exact()
     layers = sum(name.startswith("lstm.weight_ih") for name in weights)
     hidden = weights["query.weight"].shape[0]

@@ -1,7 +1,7 @@
 """After warm-up a native engine allocates nothing: neither the extension (it counts its operator new) nor Python.
 
-ONNX Runtime isn't held to this: its run call allocates inside the library and makes Python objects; what serving/engines/
-ort.py promises is that its own buffers are bound once.
+ONNX Runtime isn't held to this: its run call allocates inside the library and makes Python objects; what
+serving/engines/ort.py promises is that its own buffers are bound once.
 """
 
 from __future__ import annotations

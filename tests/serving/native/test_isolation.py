@@ -44,4 +44,5 @@ def test_instruction_set_files_define_no_weak_symbol(file: Path, tmp_path: Path)
     weak = [line for line in lines if re.match(r"[0-9a-f]+ [WVu] ", line)]
     ours = [line for line in lines if re.match(r"[0-9a-f]+ T ", line)]
     assert not weak
-    assert all("strikeforge::" in line for line in ours) and ours
+    assert all("strikeforge::" in line for line in ours)
+    assert ours

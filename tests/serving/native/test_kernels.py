@@ -71,7 +71,7 @@ def test_matrix_times_vector(isa: str, precision: str, rows: int, columns: int, 
 @settings(max_examples=60, deadline=None)
 @given(rows=st.integers(1, 290), columns=st.integers(1, 260), seed=st.integers(0, 9))
 def test_whole_numbers_are_multiplied_exactly(isa: str, rows: int, columns: int, seed: int) -> None:
-    """Scales of 1 (a 127 in each row and in x): int8 answers are the integers themselves, also where 16 bits saturate."""
+    """Scales of 1 (a 127 in each row and in x): answers are the integers, also where 16 bits would saturate."""
     rng = np.random.default_rng([seed, rows, columns])
     weights = rng.choice([-127, 127, 126, -1, 3], (rows, columns)).astype(np.float32)
     x = rng.choice([-127, 127, -126, 2, 0], columns).astype(np.float32)

@@ -200,7 +200,9 @@ def test_timing_evaluates_and_advances_as_told() -> None:
     steps = steps_of(net, 20)
     timed, stepped = encoder_of(net, "stateful"), encoder_of(net, "stateful")
     nanoseconds = timed.time_evaluate(steps, False)
-    assert nanoseconds.shape == (20,) and nanoseconds.dtype == np.int64 and (nanoseconds > 0).all()
+    assert nanoseconds.shape == (20,)
+    assert nanoseconds.dtype == np.int64
+    assert (nanoseconds > 0).all()
     assert np.array_equal(context_of(timed, steps[0]), context_of(stepped, steps[0]))
     timed.time_evaluate(steps, True)
     for x in steps:
