@@ -1,7 +1,8 @@
 // pricing_transformer: banded causal attention with a ring of keys and values (models/pricing_transformer.py).
 //
 // No step's keys and values depend on a later step, so `advance` leaves in every layer's ring all that the open step
-// may look at, and `evaluate` is one step. The open step's slot of a ring is scratch until the step is committed.
+// may look at, and `evaluate` is one step that writes nothing but scratch. A ring holds the band's closed steps, each
+// in the slot of the one that leaves the band as it enters.
 //
 // `stateful`: the rings are carried; `unseen` hides the slots that no step has filled.
 // `window`: the context is that of the last T rows alone, rows of zeros before the first. Two cases:
@@ -29,7 +30,8 @@ struct Shapes {
     size_t step_features, window, width, heads, layers, band, context;
     size_t dimensions;         // of a head
     size_t padded_dimensions;  // heads stand this far apart in queries, keys, values and their mix
-    size_t slots;              // of a ring
+    size_t steps;              // closed ones that a ring holds
+    size_t slots;              // of its arrays
 
     explicit Shapes(const Sizes& sizes)
         : step_features(sizes.take("step_features")),
@@ -41,7 +43,8 @@ struct Shapes {
           context(sizes.take("context")),
           dimensions(width / heads),
           padded_dimensions(padded(dimensions)),
-          slots(padded(band)) {
+          steps(band - 1),
+          slots(padded(steps)) {
         if (width % heads)
             throw EngineProblem("manifest.json: model_config.heads: expected a divisor of width " +
                                 std::to_string(width) + ", found " + std::to_string(heads));
@@ -103,23 +106,30 @@ Linear mix(Weights& weights, const std::string& name, const Shapes& shapes, Prec
     return {Matrix(precision, spread.data(), shapes.width, shapes.mixed()), copied(bias, shapes.width)};
 }
 
-// The bias of each distance, backwards and twice over: slot s, read at `slots - 1 - open + s`, finds the bias of its
-// distance (open - s) modulo slots.
-Aligned<float> distances(const float* bias, const Shapes& shapes) {
-    Aligned<float> out(shapes.heads * 2 * shapes.slots);
-    for (size_t head = 0; head < shapes.heads; ++head) {
-        for (size_t at = 0; at < 2 * shapes.slots; ++at) {
-            const size_t distance = (2 * shapes.slots - 1 - at) % shapes.slots;
-            out[head * 2 * shapes.slots + at] = distance < shapes.band ? bias[head * shapes.band + distance] : never;
+// The bias of each distance.
+struct Biases {
+    Aligned<float> open;  // distance 0, [head]
+    // The others [head], backwards and twice over: slot s, read at `steps - next + s`, finds the bias of its distance,
+    // (next - 1 - s) modulo steps, and 1. What padding finds doesn't matter: no step is ever seen there.
+    Aligned<float> ring;
+    size_t stride;
+
+    Biases(const float* given, const Shapes& shapes)
+        : open(shapes.heads), ring(shapes.heads * (shapes.steps + shapes.slots)), stride(shapes.steps + shapes.slots) {
+        for (size_t head = 0; head < shapes.heads; ++head) {
+            const float* bias = given + head * shapes.band;
+            open[head] = bias[0];
+            for (size_t at = 0; at < 2 * shapes.steps; ++at)
+                ring[head * stride + at] = bias[(2 * shapes.steps - 1 - at) % shapes.steps + 1];
         }
     }
-    return out;
-}
+};
 
 struct Layer {
     Norm attention_norm, forward_norm;
     Linear in, out, up, down;
-    Aligned<float> bias, keys, values;
+    Biases biases;
+    Aligned<float> keys, values;
 
     Layer(Weights& weights, const std::string& name, const Shapes& shapes, Precision precision)
         : attention_norm(weights, name + ".attention_norm", shapes.width),
@@ -128,7 +138,7 @@ struct Layer {
           out(mix(weights, name + ".mix", shapes, precision)),
           up(weights, name + ".network.0", 2 * shapes.width, shapes.width, precision),
           down(weights, name + ".network.3", shapes.width, 2 * shapes.width, precision),
-          bias(distances(weights.take(name + ".distance_bias", {shapes.heads, shapes.band}), shapes)),
+          biases(weights.take(name + ".distance_bias", {shapes.heads, shapes.band}), shapes),
           keys(shapes.width * shapes.slots),
           values(shapes.mixed() * shapes.slots) {}
 
@@ -163,7 +173,7 @@ class Transformer final : public Encoder {
           weight_(shapes_.slots),
           hidden_(padded(2 * shapes_.width)),
           context_(padded(shapes_.context)),
-          zeros_(padded(std::max(shapes_.mixed(), shapes_.step_features))) {
+          zeros_(shapes_.step_features) {
         for (size_t layer = 0; layer < shapes_.layers; ++layer)
             layers_.emplace_back(weights, "layers." + std::to_string(layer), shapes_, choice.precision);
         reset();
@@ -182,7 +192,7 @@ class Transformer final : public Encoder {
     }
 
     void evaluate(const float* x, float* context) override {
-        run(x, true);
+        run(x, false);
         dense_.layer_norm(residual_.data(), norm_.gain.data(), norm_.shift.data(), shapes_.width, normed_.data());
         multiply(project_, Precision::fp32, normed_.data(), shapes_.width, project_.bias.data(), context_.data());
         dense_.tanh(context_.data(), context_.size());
@@ -213,8 +223,7 @@ class Transformer final : public Encoder {
             layer.values.zero();
         }
         std::fill_n(unseen_.data(), unseen_.size(), never);
-        open_ = 0;
-        unseen_[open_] = 0.0f;
+        next_ = 0;
     }
 
     void run_rows() {
@@ -223,27 +232,25 @@ class Transformer final : public Encoder {
     }
 
     void commit(const float* x) {
-        run(x, false);
-        open_ = (open_ + 1) % shapes_.slots;
-        unseen_[open_] = 0.0f;
-        // What left the band is masked; zeros, so that a NaN leaves with its step.
-        const size_t left = (open_ + shapes_.slots - shapes_.band) % shapes_.slots;
-        for (Layer& layer : layers_) layer.put(shapes_, left, zeros_.data(), zeros_.data());
+        run(x, true);
+        if (shapes_.steps == 0) return;
+        unseen_[next_] = 0.0f;
+        next_ = (next_ + 1) % shapes_.steps;
     }
 
-    // The step `x` through the layers: keys and values into the open slot, output into `residual_`. Of a step that is
-    // only to be committed the last layer's output isn't needed.
-    void run(const float* x, bool whole) {
+    // The step `x` through the layers, its output into `residual_`. A step that is committed leaves its keys and values
+    // in the rings, and of its last layer nothing else is needed.
+    void run(const float* x, bool committed) {
         multiply(embed_, Precision::fp32, x, shapes_.step_features, embed_.bias.data(), residual_.data());
         for (Layer& layer : layers_) {
             normalise(layer.attention_norm);
             multiply(layer.in, precision_, normed_.data(), shapes_.width, layer.in.bias.data(), projected_.data());
-            const size_t mixed = shapes_.mixed();
-            layer.put(shapes_, open_, projected_.data() + mixed, projected_.data() + 2 * mixed);
-            if (!whole && &layer == &layers_.back()) return;
-            attend(layer);
+            const bool enough = committed && &layer == &layers_.back();
+            if (!enough) attend(layer);
+            if (committed && shapes_.steps) layer.put(shapes_, next_, key(), value());  // over what leaves the band
+            if (enough) return;
             add(layer.out.bias);
-            multiply(layer.out, precision_, mixed_.data(), mixed, residual_.data(), residual_.data());
+            multiply(layer.out, precision_, mixed_.data(), shapes_.mixed(), residual_.data(), residual_.data());
             normalise(layer.forward_norm);
             multiply(layer.up, precision_, normed_.data(), shapes_.width, layer.up.bias.data(), hidden_.data());
             dense_.silu(hidden_.data(), hidden_.size());
@@ -253,11 +260,27 @@ class Transformer final : public Encoder {
     }
 
     void attend(const Layer& layer) {
-        attention_.attend({projected_.data(), layer.keys.data(), layer.values.data(),
-                           layer.bias.data() + shapes_.slots - 1 - open_, 2 * shapes_.slots, unseen_.data(),
-                           shapes_.heads, shapes_.dimensions, shapes_.padded_dimensions, shapes_.slots,
-                           1.0f / std::sqrt(static_cast<float>(shapes_.dimensions)), weight_.data(), mixed_.data()});
+        attention_.attend({.query = projected_.data(),
+                           .key = key(),
+                           .value = value(),
+                           .open_bias = layer.biases.open.data(),
+                           .keys = layer.keys.data(),
+                           .values = layer.values.data(),
+                           .bias = layer.biases.ring.data() + shapes_.steps - next_,
+                           .bias_stride = layer.biases.stride,
+                           .unseen = unseen_.data(),
+                           .heads = shapes_.heads,
+                           .dimensions = shapes_.dimensions,
+                           .padded_dimensions = shapes_.padded_dimensions,
+                           .steps = shapes_.steps,
+                           .slots = shapes_.slots,
+                           .scale = 1.0f / std::sqrt(static_cast<float>(shapes_.dimensions)),
+                           .weight = weight_.data(),
+                           .out = mixed_.data()});
     }
+
+    const float* key() const { return projected_.data() + shapes_.mixed(); }
+    const float* value() const { return projected_.data() + 2 * shapes_.mixed(); }
 
     void multiply(const Linear& linear, Precision precision, const float* x, size_t count, const float* start,
                   float* y) {
@@ -284,7 +307,7 @@ class Transformer final : public Encoder {
     Norm norm_;
     Linear project_;
     std::vector<Layer> layers_;
-    size_t open_ = 0;        // the open step's slot in every ring
+    size_t next_ = 0;        // slot of the next step to be committed, in every ring
     Aligned<float> unseen_;  // [slots], 0 or -infinity
     Aligned<float> rows_;    // the window's closed rows [T-1, F], where they are needed
     size_t oldest_ = 0;      // of them
