@@ -1,4 +1,5 @@
-// The contract head alone (to test and to time it), and repricing of a chain by an engine.
+// The contract head alone (to test and to time it), and repricing of a chain by an engine. No array is converted: a
+// copy would be written to in the caller's place.
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
@@ -102,21 +103,27 @@ void bind_head(nb::module_& module) {
                 self.head->volatility(context.data(), contracts.data(), contracts.shape(0), contracts.shape(1), share,
                                       add, iv.data());
             },
-            nb::arg("context"), nb::arg("contracts"), nb::arg("iv"), nb::arg("share") = 1.0f, nb::arg("add") = false);
+            nb::arg("context").noconvert(), nb::arg("contracts").noconvert(), nb::arg("iv").noconvert(),
+            nb::arg("share") = 1.0f, nb::arg("add") = false);
     nb::class_<BoundRepricing>(module, "Repricing", "A chain and the engine that reprices it (serving/repricing.py).")
         .def(nb::init<NativeEngine&, const std::string&, Rows, Doubles, Doubles, Doubles, Doubles, Doubles>(),
-             nb::keep_alive<1, 2>(), nb::arg("engine"), nb::arg("isa"), nb::arg("contracts"), nb::arg("forward"),
-             nb::arg("strike"), nb::arg("tau"), nb::arg("discount"), nb::arg("right"))
-        .def("run",
-             [](BoundRepricing& self, const Input& x, const Output& volatility, const Values& values) {
-                 check("x", x.shape(0), self.engine.step_features());
-                 self.repricing.run(x.data(), self.chain, self.place(volatility, values));
-             })
-        .def("run_with",
-             [](BoundRepricing& self, const Input& context, const Output& volatility, const Values& values) {
-                 check("context", context.shape(0), self.engine.context_size());
-                 self.repricing.run_with(context.data(), self.chain, self.place(volatility, values));
-             });
+             nb::keep_alive<1, 2>(), nb::arg("engine"), nb::arg("isa"), nb::arg("contracts").noconvert(),
+             nb::arg("forward").noconvert(), nb::arg("strike").noconvert(), nb::arg("tau").noconvert(),
+             nb::arg("discount").noconvert(), nb::arg("right").noconvert())
+        .def(
+            "run",
+            [](BoundRepricing& self, const Input& x, const Output& volatility, const Values& values) {
+                check("x", x.shape(0), self.engine.step_features());
+                self.repricing.run(x.data(), self.chain, self.place(volatility, values));
+            },
+            nb::arg("x").noconvert(), nb::arg("volatility").noconvert(), nb::arg("values").noconvert())
+        .def(
+            "run_with",
+            [](BoundRepricing& self, const Input& context, const Output& volatility, const Values& values) {
+                check("context", context.shape(0), self.engine.context_size());
+                self.repricing.run_with(context.data(), self.chain, self.place(volatility, values));
+            },
+            nb::arg("context").noconvert(), nb::arg("volatility").noconvert(), nb::arg("values").noconvert());
 }
 
 }  // namespace strikeforge

@@ -2,6 +2,7 @@
 #include "head/repricing.hpp"
 
 #include <algorithm>
+#include <limits>
 
 namespace strikeforge {
 
@@ -23,7 +24,10 @@ void Repricing::run_with(const float* context, const ChainView& chain, const Rep
     for (size_t at = 0; at < chain.count; at += batch) {
         const size_t count = std::min(batch, chain.count - at);
         engine_.head(context, chain.contracts + at * features, count, features, out.volatility + at);
-        for (size_t i = 0; i < count; ++i) volatility_[i] = static_cast<double>(out.volatility[at + i]);
+        for (size_t i = 0; i < count; ++i) {
+            const float found = out.volatility[at + i];
+            volatility_[i] = found > 0.0f ? static_cast<double>(found) : std::numeric_limits<double>::quiet_NaN();
+        }
         const Options options{{chain.forward + at, 1}, {chain.strike + at, 1},   {chain.tau + at, 1},
                               {volatility_.data(), 1}, {chain.discount + at, 1}, {chain.right + at, 1}};
         const Greeks greeks{out.price + at, out.delta + at, out.gamma + at, out.vega + at,
