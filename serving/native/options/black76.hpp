@@ -27,6 +27,16 @@ struct OptionKernels {
     void (*value)(const Options& options, size_t n, const Greeks& out);
 };
 
+// The table of a level; the level must be supported.
 const OptionKernels& option_kernels(Isa isa);
+
+// Each instruction set's file fills the table with its own.
+namespace tables {
+void portable(OptionKernels& table);
+#if defined(STRIKEFORGE_X86)
+void avx2(OptionKernels& table);
+void avx512(OptionKernels& table);
+#endif
+}  // namespace tables
 
 }  // namespace strikeforge

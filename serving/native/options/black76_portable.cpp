@@ -1,0 +1,11 @@
+#include "options/simd_portable.hpp"
+// The vector first: the kernels are written in its terms.
+#include "options/value_kernel.hpp"
+
+namespace strikeforge::tables {
+
+void portable(OptionKernels& table) {
+    table = {::value};
+}
+
+}  // namespace strikeforge::tables
