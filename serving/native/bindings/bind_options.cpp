@@ -58,6 +58,17 @@ class BoundOptions {
         kernels_.value(options, count, out);
     }
 
+    void implied(size_t count, const Input& price, const Input& forward, const Input& strike, const Input& tau,
+                 const Input& discount, const Input& right, const Output& volatility, const Status& status) const {
+        const Prices prices = {column("price", price, count),       column("forward", forward, count),
+                               column("strike", strike, count),     column("tau", tau, count),
+                               column("discount", discount, count), column("right", right, count)};
+        if (volatility.shape(0) != count) refuse("volatility", volatility.shape(0), std::to_string(count));
+        if (status.shape(0) != count) refuse("status", status.shape(0), std::to_string(count));
+        const nb::gil_scoped_release others_may_run;
+        kernels_.implied(prices, count, volatility.data(), status.data());
+    }
+
   private:
     Isa isa_;
     const OptionKernels& kernels_;
@@ -71,9 +82,14 @@ void bind_options(nb::module_& module) {
         .def_prop_ro("isa", &BoundOptions::isa)
         .def("value", &BoundOptions::value, nb::arg("count"), nb::arg("forward").noconvert(),
              nb::arg("strike").noconvert(), nb::arg("tau").noconvert(), nb::arg("volatility").noconvert(),
-             nb::arg("discount").noconvert(), nb::arg("right").noconvert(), nb::arg("price").none(),
-             nb::arg("delta").none(), nb::arg("gamma").none(), nb::arg("vega").none(), nb::arg("theta").none(),
-             nb::arg("rho").none(), nb::arg("vanna").none(), nb::arg("volga").none());
+             nb::arg("discount").noconvert(), nb::arg("right").noconvert(), nb::arg("price").noconvert().none(),
+             nb::arg("delta").noconvert().none(), nb::arg("gamma").noconvert().none(),
+             nb::arg("vega").noconvert().none(), nb::arg("theta").noconvert().none(), nb::arg("rho").noconvert().none(),
+             nb::arg("vanna").noconvert().none(), nb::arg("volga").noconvert().none())
+        .def("implied_volatility", &BoundOptions::implied, nb::arg("count"), nb::arg("price").noconvert(),
+             nb::arg("forward").noconvert(), nb::arg("strike").noconvert(), nb::arg("tau").noconvert(),
+             nb::arg("discount").noconvert(), nb::arg("right").noconvert(), nb::arg("volatility").noconvert(),
+             nb::arg("status").noconvert());
 }
 
 }  // namespace strikeforge

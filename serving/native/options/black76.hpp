@@ -23,8 +23,16 @@ struct Greeks {
     double *price, *delta, *gamma, *vega, *theta, *rho, *vanna, *volga;
 };
 
+// Inputs of implied volatilities; `price` discounted.
+struct Prices {
+    Column price, forward, strike, tau, discount, right;
+};
+
+// An output may be an input's own array; otherwise arrays don't overlap.
 struct OptionKernels {
     void (*value)(const Options& options, size_t n, const Greeks& out);
+    // volatility [n]: NaN where status [n] (VolatilityStatus of serving/black76.py) isn't 0.
+    void (*implied)(const Prices& prices, size_t n, double* volatility, signed char* status);
 };
 
 // The table of a level; the level must be supported.

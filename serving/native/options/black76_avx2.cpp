@@ -2,12 +2,13 @@
 
 #include "options/simd_avx2.hpp"
 // The vector first: the kernels are written in its terms.
+#include "options/implied_kernel.hpp"
 #include "options/value_kernel.hpp"
 
 namespace strikeforge::tables {
 
 void avx2(OptionKernels& table) {
-    table = {::value};
+    table = {::value, ::implied};
 }
 
 }  // namespace strikeforge::tables

@@ -1,15 +1,15 @@
 """Where every number of `coefficients.hpp` comes from: fits by mpmath with 60 digits, printed as exact hexadecimals.
 
-Run: python serving/native/options/coefficients.py > serving/native/options/coefficients.hpp (mpmath is a dev dependency;
-tests/serving/native/test_options_coefficients.py holds the file to this script).
+Run: python serving/native/options/coefficients.py > serving/native/options/coefficients.hpp (mpmath is a development
+dependency; tests/serving/native/test_options_coefficients.py holds the file to this script).
 
-Each fit interpolates at the zeros of a Chebyshev polynomial, which is within a factor of about two of the best there is,
-and is kept one degree above what float64 needs, so that rounding alone is left:
+Each fit interpolates at the zeros of a Chebyshev polynomial, within a factor of about two of the best there is, with
+as many terms as leave its error below a quarter of a unit in the last place:
 
 - `mills`: (z + 5) M(z), with M(z) = Phi(-z) / phi(z) Mills' ratio, as a polynomial in t = (z - 5) / (z + 5), for z in
   [0, 42] (beyond it phi underflows). The transformation is that of M. M. Shepherd and J. G. Laframboise, "Chebyshev
-  approximation of (1 + 2x) exp(x^2) erfc(x) in 0 <= x < infinity", Math. Comp. 36 (1981); with the weight z + 5 a single
-  division gives both t and M.
+  approximation of (1 + 2x) exp(x^2) erfc(x) in 0 <= x < infinity", Math. Comp. 36 (1981); with the weight z + 5 a
+  single division gives both t and M.
 - `atanh`: (atanh(f) / f - 1) / f^2 times 2, as a polynomial in f^2, for |f| <= 3 - 2 sqrt(2) (a ratio in
   [sqrt(1/2), sqrt(2)]).
 - `exp`: (exp(r) - 1 - r) / r^2 as a polynomial in r, for |r| <= ln(2) / 2.
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import mpmath as mp
+import mpmath as mp  # type: ignore[import-untyped]
 
 CENTRE = 5
 FARTHEST = 42
@@ -32,7 +32,7 @@ def mills(z: Any) -> Any:
 
 
 def fit(function: Callable[[Any], Any], low: Any, high: Any, count: int) -> list[Any]:
-    """Coefficients, lowest power first, of the polynomial of `count` terms through the Chebyshev nodes of [low, high]."""
+    """The polynomial of `count` terms, lowest power first, through the Chebyshev nodes of [low, high]."""
     middle, half = (high + low) / 2, (high - low) / 2
     nodes = [middle + half * mp.cos(mp.pi * (2 * k + 1) / (2 * count)) for k in range(count)]
     matrix = mp.matrix(count, count)

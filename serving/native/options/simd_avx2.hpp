@@ -24,6 +24,10 @@ inline void store(double* to, Vector x) {
 inline Vector fma(Vector a, Vector b, Vector c) {
     return _mm256_fmadd_pd(a, b, c);
 }
+// What rounding took off `product` = a b.
+inline Vector product_error(Vector a, Vector b, Vector product) {
+    return _mm256_fmsub_pd(a, b, product);
+}
 inline Vector square_root(Vector x) {
     return _mm256_sqrt_pd(x);
 }

@@ -27,6 +27,10 @@ inline void store(double* to, Vector x) {
 inline Vector fma(Vector a, Vector b, Vector c) {
     return _mm512_fmadd_pd(a, b, c);
 }
+// What rounding took off `product` = a b.
+inline Vector product_error(Vector a, Vector b, Vector product) {
+    return _mm512_fmsub_pd(a, b, product);
+}
 inline Vector square_root(Vector x) {
     return _mm512_maskz_sqrt_pd(all, x);
 }

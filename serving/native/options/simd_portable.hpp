@@ -27,6 +27,13 @@ inline void store(double* to, Vector x) {
 inline Vector fma(Vector a, Vector b, Vector c) {
     return a * b + c;
 }
+// What rounding took off `product` = a b, by Dekker's splitting into halves.
+inline Vector product_error(Vector a, Vector b, Vector product) {
+    const Vector factor = set(0x1p27 + 1.0);
+    const Vector ca = factor * a, cb = factor * b;
+    const Vector a1 = ca - (ca - a), b1 = cb - (cb - b), a2 = a - a1, b2 = b - b1;
+    return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
+}
 inline Vector square_root(Vector x) {
     return Vector{__builtin_sqrt(x[0]), __builtin_sqrt(x[1])};
 }

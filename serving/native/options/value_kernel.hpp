@@ -76,18 +76,23 @@ inline void value_block(const Options& options, size_t place, const Greeks& out)
     if (out.volga) put_out(out.volga, vega * d1 * d2 * inverse_v);
 }
 
-// The last, incomplete block: the same arithmetic on a padded copy, so that an option's value doesn't depend on its
-// place.
-inline void value_rest(const Options& options, size_t place, size_t count, const Greeks& out) {
-    double inputs[6][width], outputs[8][width];
-    const Column* columns[6] = {&options.forward,    &options.strike,   &options.tau,
-                                &options.volatility, &options.discount, &options.right};
+// `count` < width options as a whole block, the first of them repeated.
+inline void pad(const Column* const (&columns)[6], size_t place, size_t count, double (&inputs)[6][width]) {
     for (size_t i = 0; i < 6; ++i) {
         for (size_t lane = 0; lane < width; ++lane) {
             const size_t from = place + (lane < count ? lane : 0);
             inputs[i][lane] = columns[i]->data[columns[i]->stride ? from : 0];
         }
     }
+}
+
+// The last, incomplete block: the same arithmetic on a padded copy, so that an option's value doesn't depend on its
+// place.
+inline void value_rest(const Options& options, size_t place, size_t count, const Greeks& out) {
+    double inputs[6][width], outputs[8][width];
+    const Column* columns[6] = {&options.forward,    &options.strike,   &options.tau,
+                                &options.volatility, &options.discount, &options.right};
+    pad(columns, place, count, inputs);
     const Options padded_options = {{inputs[0], 1}, {inputs[1], 1}, {inputs[2], 1},
                                     {inputs[3], 1}, {inputs[4], 1}, {inputs[5], 1}};
     double* const wanted[8] = {out.price, out.delta, out.gamma, out.vega, out.theta, out.rho, out.vanna, out.volga};
