@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ __all__ = [
     "value_into",
 ]
 
+INPUTS = ("forward", "strike", "tau", "volatility", "discount", "right")
 OUTPUTS = ("price", "delta", "gamma", "vega", "theta", "rho", "vanna", "volga")
 CHOICE = "STRIKEFORGE_BLACK76"
 
@@ -138,29 +140,43 @@ def value_into(
     All arrays are float64, contiguous, in one dimension; outputs of one length, inputs of that length or of one element
     that stands for all. Where the native core runs, no array is made. Raises ValueError, naming the array.
     """
-    inputs = {"forward": forward, "strike": strike, "tau": tau, "volatility": volatility, "discount": discount,
-              "right": right}  # fmt: skip
+    inputs = (forward, strike, tau, volatility, discount, right)
     outputs = (price, delta, gamma, vega, theta, rho, vanna, volga)
-    wanted = {name: array for name, array in zip(OUTPUTS, outputs, strict=True) if array is not None}
-    if not wanted:
-        raise ValueError(f"value_into: no output is wanted; name at least one of {', '.join(OUTPUTS)}")
-    count = len(next(iter(wanted.values())))
-    for name, array in (*inputs.items(), *wanted.items()):
-        fine = array.dtype == np.float64 and array.ndim == 1 and array.flags.c_contiguous
-        lengths = (count,) if name in wanted else (1, count)
-        if not (fine and len(array) in lengths):
-            raise ValueError(
-                f"value_into: {name}: expected contiguous float64 of shape "
-                f"{' or '.join(f'({length},)' for length in lengths)}, found {array.dtype} {array.shape}"
-                f"{'' if array.flags.c_contiguous else ', not contiguous'}"
-            )
+    count = next((len(array) for array in outputs if array is not None), 0)
     core = _core()
     if core is None:
-        found = reference.value(forward, strike, tau, volatility, discount, right)
-        for name, array in wanted.items():
-            array[:] = getattr(found, name)
-    else:
-        core.value(count, *inputs.values(), *outputs)
+        _check(count, inputs, outputs)
+        found = reference.value(*inputs)
+        for name, array in zip(OUTPUTS, outputs, strict=True):
+            if array is not None:
+                array[:] = getattr(found, name)
+        return
+    try:
+        core.value(count, *inputs, *outputs)
+    except (TypeError, ValueError):  # the native core checks as much, in less time, but names less
+        _check(count, inputs, outputs)
+        raise
+    if count == 0:
+        _check(count, inputs, outputs)
+
+
+def _check(count: int, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> None:
+    """Raise ValueError where `value_into` can't take these arrays."""
+    if all(array is None for array in outputs):
+        raise ValueError(f"value_into: no output is wanted; name at least one of {', '.join(OUTPUTS)}")
+    for name, array in zip(INPUTS + OUTPUTS, (*inputs, *outputs), strict=True):
+        if array is None:
+            continue
+        lengths = (1, count) if name in INPUTS else (count,)
+        fine = array.dtype == np.float64 and array.ndim == 1 and array.flags.c_contiguous and len(array) in lengths
+        if not fine or (name in OUTPUTS and not array.flags.writeable):
+            flags = [word for word, off in (("not contiguous", not array.flags.c_contiguous),
+                                            ("not writeable", not array.flags.writeable)) if off]  # fmt: skip
+            raise ValueError(
+                f"value_into: {name}: expected contiguous float64 of shape "
+                f"{' or '.join(f'({length},)' for length in lengths)}, "
+                f"found {', '.join([f'{array.dtype} {array.shape}', *flags])}"
+            )
 
 
 def implied_volatility(

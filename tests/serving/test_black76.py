@@ -391,6 +391,13 @@ def test_value_into_refuses_by_name(name: str, array: np.ndarray) -> None:
         value_into(**outputs, **inputs)
 
 
+def test_value_into_refuses_what_it_may_not_write() -> None:
+    frozen = np.ones(3)
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match=r"value_into: vega: .* not writeable"):
+        value_into(*[frozen] * 6, vega=frozen)
+
+
 def test_value_into_wants_an_output() -> None:
     with pytest.raises(ValueError, match="no output is wanted"):
         value_into(*[np.ones(3)] * 6)
