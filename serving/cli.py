@@ -25,6 +25,7 @@ from pathlib import Path
 from serving.engine import unavailable_engines
 from serving.errors import run_command
 from serving.ledger import CHANNELS
+from serving.machine import cpu_name
 from serving.release import RELEASED_CHANNELS
 from serving.released import write_lines
 from serving.table_files import SUFFIXES
@@ -117,7 +118,7 @@ def _info() -> int:
     write_lines([
         f"python {platform.python_version()} on {platform.platform()}",
         *(f"{name} {version or 'not installed'}" for name, version in versions.items()),
-        f"cpu {_cpu_name()}, {cores} usable core(s)",
+        f"cpu {cpu_name()}, {cores} usable core(s)",
         *(f"engine {name}: {'available' if reason is None else reason}" for name, reason in reasons.items()),
     ])  # fmt: skip
     return 0
@@ -128,12 +129,3 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    listing = Path("/proc/cpuinfo")
-    if listing.is_file():
-        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
