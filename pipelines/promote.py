@@ -1,7 +1,7 @@
 """A registered version becomes champion, if its gates say so.
 
-Data in: a version, gates, the ledger, engine packs compiled before. Data out: a gate report `gate-reports/<sha256>.json`
-(and .html), a `gated` event, engine packs `packs/<sha256>/`, a provenance statement, then a `promoted` event that names
+Data in: a version, gates, the ledger, compiled engine packs. Data out: a gate report `gate-reports/<sha256>.json` (and
+.html), a `gated` event, engine packs `packs/<sha256>/`, a provenance statement, then a `promoted` event that names
 them: the decision. What follows from it (the signed channel, MLflow's aliases) is pipelines/reconcile.py's.
 Invariants: of promotions that looked at the same state exactly one goes through, the others get LedgerRaceError naming
 it; a failing gate leaves the champion as it was; every intermediate state is one that `promote` run again, or

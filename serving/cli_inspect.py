@@ -15,13 +15,10 @@ from contextlib import ExitStack
 import numpy as np
 
 from serving.bundle import Bundle
+from serving.cli_engine import opened
 from serving.engine import (
     SURFACE_TOLERANCE,
     Parity,
-    golden_parity,
-    open_engine,
-    open_surface_engine,
-    surface_parity,
     tolerance_of,
 )
 from serving.errors import DataError, EngineError
@@ -34,6 +31,7 @@ from serving.surface_grid import MONEYNESS, SHAPE, TENORS_DAYS
 from serving.surface_host import UNUSUAL, Inspected, inspect_chain, regime_names
 from serving.table_files import SUFFIXES, has_known_suffix, write_table
 from serving.tables import read_chain
+from serving.warm import FP32, open_verified_surface_engine
 
 
 def run_inspect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
@@ -52,7 +50,10 @@ def run_inspect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
             return _surface(arguments, released)
         if arguments.demo or arguments.chain:
             raise DataError(f"{arguments.model} prices contracts and judges no surface: use strikeforge-host price")
-        _say_parity(golden_parity(bundle, open_engine(bundle, arguments.backend)))
+        warm = opened(arguments, released, probe=True)
+        _say_parity(warm.parities)
+        said = [f"engine {warm.engine.info().runtime}: reaches {warm.held_to}"]
+        write_lines([*said, warm.probe.line()] if warm.probe is not None else said)
     return 0
 
 
@@ -101,8 +102,11 @@ def _say_parity(parities: Sequence[Parity]) -> None:
 
 def _surface(arguments: argparse.Namespace, released: Released) -> int:
     bundle = released.bundle
-    engine = open_surface_engine(bundle, arguments.backend)
-    _say_parity(surface_parity(bundle, engine))
+    if arguments.precision != FP32 or arguments.max_step_us is not None:
+        raise DataError(f"{arguments.model} judges surfaces, in {FP32}, off the tick's path: leave out --precision and "
+                        "--max-step-us")  # fmt: skip
+    engine, parities = open_verified_surface_engine(bundle, arguments.engine)
+    _say_parity(parities)
     if not (arguments.demo or arguments.chain):
         return 0
     refuse_expired(released)

@@ -119,7 +119,7 @@ def pack_of(bundle: Bundle, packs: Sequence[EnginePack], backend: str, precision
     there = ", ".join(sorted(pack.manifest.target for pack in packs)) or "none"
     raise EngineError(
         f"engine {backend} {precision}: the release has no engine pack of it here (there are: {there}), so this "
-        f"precision wasn't admitted, or wasn't pulled; use --precision {FP32}, or strikeforge-host pull --target {backend}"
+        f"precision wasn't admitted, or wasn't pulled; use --precision {FP32}, or pull with --target {backend}"
     )
 
 
