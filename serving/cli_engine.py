@@ -38,11 +38,11 @@ def add_target_option(pull: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def opened(arguments: argparse.Namespace, released: Released, *, probe: bool) -> Warm:
-    """The engine of these options, held to what it must answer."""
+def opened(arguments: argparse.Namespace, released: Released) -> Warm:
+    """The engine of these options, held to what it must answer, and timed if a limit was given."""
     return open_verified_engine(
         released.bundle, released.packs, arguments.engine, arguments.precision, max_step_us=arguments.max_step_us,
-        probe=probe,
+        probe=False,
     )  # fmt: skip
 
 

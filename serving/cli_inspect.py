@@ -15,12 +15,12 @@ from contextlib import ExitStack
 import numpy as np
 
 from serving.bundle import Bundle
-from serving.cli_engine import opened
 from serving.engine import (
     SURFACE_TOLERANCE,
     Parity,
     tolerance_of,
 )
+from serving.engine_pack import EnginePack
 from serving.errors import DataError, EngineError
 from serving.normal import Array
 from serving.pricing import feature_spec
@@ -31,7 +31,7 @@ from serving.surface_grid import MONEYNESS, SHAPE, TENORS_DAYS
 from serving.surface_host import UNUSUAL, Inspected, inspect_chain, regime_names
 from serving.table_files import SUFFIXES, has_known_suffix, write_table
 from serving.tables import read_chain
-from serving.warm import FP32, open_verified_surface_engine
+from serving.warm import FP32, held_engine, open_verified_engine, open_verified_surface_engine
 
 
 def run_inspect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
@@ -50,10 +50,7 @@ def run_inspect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
             return _surface(arguments, released)
         if arguments.demo or arguments.chain:
             raise DataError(f"{arguments.model} prices contracts and judges no surface: use strikeforge-host price")
-        warm = opened(arguments, released, probe=True)
-        _say_parity(warm.parities)
-        said = [f"engine {warm.engine.info().runtime}: reaches {warm.held_to}"]
-        write_lines([*said, warm.probe.line()] if warm.probe is not None else said)
+        _say_engine(arguments, released)
     return 0
 
 
@@ -86,6 +83,24 @@ def _grid_lines(bundle: Bundle) -> list[str]:
         f"{MONEYNESS[0]:g} to {MONEYNESS[-1]:g}",
         f"regimes: {', '.join(regime_names(bundle)) or 'none labelled'}",
     ]
+
+
+def _say_engine(arguments: argparse.Namespace, released: Released) -> None:
+    """What the engine reaches and how fast; EngineError where it may not serve."""
+    bundle, packs = released.bundle, released.packs
+    warm = held_engine(bundle, packs, arguments.engine, arguments.precision)
+    write_lines([f"engine {warm.engine.info().runtime}, held to {warm.held_to}; {_listed(packs)}"])
+    _say_parity(warm.parities)
+    timed = open_verified_engine(
+        bundle, packs, arguments.engine, arguments.precision, max_step_us=arguments.max_step_us
+    )
+    assert timed.probe is not None
+    write_lines([timed.probe.line()])
+
+
+def _listed(packs: Sequence[EnginePack]) -> str:
+    names = ", ".join(f"{pack.manifest.target} {pack.sha256[:16]}" for pack in packs)
+    return f"engine packs: {names or 'none'}"
 
 
 def _say_parity(parities: Sequence[Parity]) -> None:

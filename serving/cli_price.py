@@ -47,7 +47,7 @@ def run_price(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
     with ExitStack() as stack:
         released = resolve(arguments, stack)
         refuse_expired(released)
-        engine = opened(arguments, released, probe=False).engine  # refuses a bundle that prices nothing
+        engine = opened(arguments, released).engine  # refuses a bundle that prices nothing
         expected: Array | None = None
         if arguments.demo:
             market, expected = demo_of(released.bundle)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,12 +65,33 @@ class Probe:
 
 @dataclass(frozen=True)
 class Warm:
-    """An engine that reached its golden vectors; `probe` where it was asked for."""
+    """An engine and what it was held to; `probe` where it was asked for."""
 
     engine: Engine
     parities: tuple[Parity, ...]
     held_to: str
-    probe: Probe | None
+    probe: Probe | None = None
+
+    def require_parity(self) -> None:
+        """EngineError naming what the engine doesn't reach."""
+        broken = [one for one in self.parities if not one.holds]
+        if broken:
+            said = "; ".join(
+                f"{one.name} differs by {one.max_abs_difference:.3g}, tolerance {one.tolerance:g}" for one in broken
+            )
+            info = self.engine.info()
+            raise EngineError(
+                f"golden parity is broken: {info.runtime} doesn't reach {self.held_to}: {said}; don't use this engine "
+                f"on this machine{'' if info.backend == 'ort' else f': {REMEDY}'}"
+            )
+
+
+def held_engine(bundle: Bundle, packs: Sequence[EnginePack], backend: str, precision: str = FP32) -> Warm:
+    """The engine asked for and how far it is from what it must answer; judges nothing yet."""
+    engine = _open(bundle, backend, precision)
+    pack = None if precision == FP32 else pack_of(bundle, packs, backend, precision)
+    parities, held_to = held(bundle, engine, pack, precision)
+    return Warm(engine, tuple(parities), held_to)
 
 
 def open_verified_engine(
@@ -83,22 +104,12 @@ def open_verified_engine(
     probe: bool = True,
 ) -> Warm:
     """The engine that will serve, held to what it must answer; EngineError or BundleError where it may not serve."""
-    engine = _open(bundle, backend, precision)
-    pack = None if precision == FP32 else pack_of(bundle, packs, backend, precision)
-    if pack is None:
-        pack = next((one for one in packs if _is_for(one, backend, precision)), None)
-    parities, held_to = held(bundle, engine, pack, precision)
-    broken = [one for one in parities if not one.holds]
-    if broken:
-        said = "; ".join(
-            f"{one.name} differs by {one.max_abs_difference:.3g}, tolerance {one.tolerance:g}" for one in broken
-        )
-        raise EngineError(
-            f"engine {backend} {precision} doesn't reach {held_to}: golden parity is broken for {said}; don't use this "
-            f"engine on this machine: {REMEDY}"
-        )
-    measured = _probed(bundle, engine, pack, max_step_us) if probe or max_step_us is not None else None
-    return Warm(engine, tuple(parities), held_to, measured)
+    warm = held_engine(bundle, packs, backend, precision)
+    warm.require_parity()
+    if not probe and max_step_us is None:
+        return warm
+    pack = next((one for one in packs if _is_for(one, backend, precision)), None)
+    return replace(warm, probe=probed(bundle, warm.engine, pack, max_step_us))
 
 
 def open_verified_surface_engine(bundle: Bundle, backend: str) -> tuple[SurfaceEngine, tuple[Parity, ...]]:
@@ -161,7 +172,8 @@ def held(bundle: Bundle, engine: Engine, pack: EnginePack | None, precision: str
     return checks, f"the answers that its pack recorded with {where}"
 
 
-def _probed(bundle: Bundle, engine: Engine, pack: EnginePack | None, max_step_us: float | None) -> Probe:
+def probed(bundle: Bundle, engine: Engine, pack: EnginePack | None, max_step_us: float | None) -> Probe:
+    """The probe against the budget; EngineError for a breach of `max_step_us`."""
     figures = (pack.manifest.latency or {}) if pack is not None else {}
     p50, p99 = probe_step(bundle, engine)
     if max_step_us is not None:

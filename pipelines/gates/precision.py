@@ -11,6 +11,7 @@ against 1 + `precision_slack`. Figure `admitted` is part of the verdict (pipelin
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -82,10 +83,12 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
     admitted = [name for name, ratio in ratios.items() if ratio <= limit]
     lacking = [name for name in settings.required if name not in admitted]
     asked = [ratios[name] for name in settings.required if name in ratios] or [*ratios.values()]
+    value = max(asked, default=None)
+    text = "; ".join(lines) or "no reduced precision is asked for"
+    figures = {"admitted": admitted, "precisions": figures}
     return GateOutcome(
-        NAME, not lacking, max(asked, default=None), limit, "; ".join(lines) or "no reduced precision is asked for",
-        {"admitted": admitted, "precisions": figures},
-    )  # fmt: skip
+        NAME, not lacking, value if value is not None and math.isfinite(value) else None, limit, text, figures
+    )
 
 
 def answers_of(context: GateContext, bundle: Bundle, engine: str, precision: str) -> dict[str, Array]:
@@ -99,29 +102,25 @@ def answers_of(context: GateContext, bundle: Bundle, engine: str, precision: str
 
 
 def compared(context: GateContext, reference: dict[str, Array], found: dict[str, Array]) -> dict[str, float]:
-    """RMSE in vol points of the worse way, its ratio to fp32's, and distances to fp32's answers (a volatility)."""
+    """RMSE in vol points of the worse way, its ratio to fp32's, and distances to fp32's answers (a volatility).
+
+    All infinite where an answer isn't a number.
+    """
     from pipelines.exam_answers import exam_table
     from pipelines.metrics import scores
 
     worst: dict[str, float] = {}
     for role, answers in found.items():
+        distance = np.abs(answers - reference[role])
+        if not np.isfinite(distance).all():
+            return dict.fromkeys(("ratio", "iv_rmse", "fp32_iv_rmse", "largest_distance", "rms_distance"), math.inf)
         table = exam_table(context.exam, {MODEL_PREDICTOR: reference[role], "reduced": answers}, baselines=False)
         scored = scores(table)
         fp32, reduced = scored[MODEL_PREDICTOR]["iv_rmse"], scored["reduced"]["iv_rmse"]
-        distance = np.abs(answers - reference[role])
-        one = {
-            "ratio": _ratio(reduced, fp32, distance), "iv_rmse": reduced, "fp32_iv_rmse": fp32,
-            "largest_distance": float(np.max(distance)), "rms_distance": float(np.sqrt(np.mean(distance**2))),
-        }  # fmt: skip
-        if not worst or not one["ratio"] <= worst["ratio"]:
-            worst = one
+        ratio = reduced / fp32 if fp32 > 0.0 else math.inf if reduced > 0.0 else 1.0
+        if ratio > worst.get("ratio", -1.0):
+            worst = {
+                "ratio": ratio, "iv_rmse": reduced, "fp32_iv_rmse": fp32,
+                "largest_distance": float(np.max(distance)), "rms_distance": float(np.sqrt(np.mean(distance**2))),
+            }  # fmt: skip
     return worst
-
-
-def _ratio(reduced: float, fp32: float, distance: Array) -> float:
-    """Infinite for answers that aren't finite, so that they are never admitted."""
-    if not np.isfinite(distance).all() or not np.isfinite(reduced):
-        return float("inf")
-    if fp32 > 0.0:
-        return reduced / fp32
-    return 1.0 if reduced == 0.0 else float("inf")
