@@ -27,10 +27,11 @@ from serving.engine import open_engine
 from serving.engine_pack import MAX_PACKS, EnginePack, PackParity, load_pack, store_pack, write_pack
 from serving.errors import ConfigError, EngineError
 from serving.golden import GOLDEN, golden_answers
+from serving.machine import library_version
 from serving.warm import BUDGET_US, FP32, PACK_GOLDEN, RUNTIME
 
 NATIVE = "native"
-LIBRARY = "strikeforge-native"
+LIBRARY = "strikeforge"
 
 
 def native_target(precision: str) -> str:
@@ -67,21 +68,11 @@ def _native_pack(bundle: Bundle, outcomes: Mapping[str, Mapping[str, Any]], prec
     latency, cpu = _latency(outcomes, precision)
     return write_pack(
         folder / native_target(precision), bundle=bundle, target=native_target(precision), backend=NATIVE,
-        precision=precision, library=LIBRARY, version=native_version(), executed=True,
+        precision=precision, library=LIBRARY, version=library_version(), executed=True,
         configuration={RUNTIME: runtime, "semantics": bundle.manifest.semantics},
         files={PACK_GOLDEN: buffer.getvalue()}, parity=_parity(outcomes, precision), latency=latency,
         notes=[f"gated on {cpu}"] if cpu else [],
     )  # fmt: skip
-
-
-def native_version() -> str:
-    """The version of this installation, which the native engine is a part of."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("strikeforge")
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _figures(outcomes: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:

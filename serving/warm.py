@@ -5,7 +5,7 @@ Data in: a verified bundle, the engine packs of its release, which engine and pr
 
 What it is held to: fp32 to the golden vectors within the manifest's tolerances. A reduced precision (bf16, int8) to the
 answers that its pack recorded where it was admitted (`native_packs`): within the manifest's tolerances where the same
-runtime and instruction set answers again, since that is the same arithmetic; else within REORDERED units of the
+version and instruction set answers again, since that is the same arithmetic; else within REORDERED units of the
 precision's rounding, of the largest recorded value: two instruction sets each round a value at most twice on the way
 (operand and result), in either direction. A precision without a pack wasn't admitted and doesn't run.
 The probe times single market steps, one thread, from Python. `max_step_us` is a promise of the caller: a p99 above it
@@ -37,6 +37,7 @@ from serving.engine import (
 from serving.engine_pack import EnginePack, check_pack_of
 from serving.errors import BundleError, EngineError
 from serving.golden import GOLDEN, golden_answers
+from serving.machine import library_version
 
 FP32 = "fp32"
 ROUNDING = {"bf16": 2.0**-8, "int8": 1.0 / 254.0}  # half a step, relative to 1 (bf16) or to the scale (int8)
@@ -155,8 +156,9 @@ def held(bundle: Bundle, engine: Engine, pack: EnginePack | None, precision: str
         return golden_parity(bundle, engine), "the bundle's golden vectors"
     recorded = pack.arrays(PACK_GOLDEN)
     found = golden_answers(bundle.arrays(GOLDEN), engine)
-    same = pack.manifest.configuration.get(RUNTIME) == engine.info().runtime
-    where = "the same runtime" if same else f"{pack.manifest.configuration.get(RUNTIME)}"
+    by = (pack.manifest.configuration.get(RUNTIME), pack.manifest.runtime["version"])
+    same = by == (engine.info().runtime, library_version())
+    where = "the same engine" if same else f"{by[0]}, version {by[1]}"
     checks = []
     for name, tolerance in (("context", CONTEXT_TOLERANCE), ("iv", IV_TOLERANCE)):
         if name not in recorded or recorded[name].shape != found[name].shape:

@@ -26,7 +26,7 @@ from pydantic.dataclasses import dataclass
 from pipelines.config import CLOSED, Count, Positive
 from pipelines.gate_context import GateContext, GateOutcome
 from serving.bundle import Bundle
-from serving.engine import Engine, Floats, open_engine, unavailable_engines
+from serving.engine import REDUCED, Engine, Floats, open_engine, unavailable_engines
 from serving.errors import DataError, EngineError
 from serving.machine import cpu_name
 from serving.pricing import feature_spec
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 NAME = "latency"
 TASKS = ("pricing",)  # a surface net is off the tick's path and has no null engine
 DATES = 8  # whose windows and contracts are timed, spread evenly
-REDUCED = ("native",)  # engines that have other precisions than fp32
 WARM_UP = 200
 SLOW_US = 100.0
 
