@@ -12,7 +12,7 @@ against 1 + `precision_slack`. Figure `admitted` is part of the verdict (pipelin
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -26,6 +26,9 @@ from serving.bundle import Bundle
 from serving.engine import open_engine
 from serving.errors import DataError, EngineError
 from serving.normal import Array
+
+if TYPE_CHECKING:
+    from pipelines.exam import Exam
 
 NAME = "precision"
 TASKS = ("pricing",)
@@ -61,7 +64,7 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
         text = f"nothing measured, so no reduced precision is admitted: engine {settings.engine}: {reason}"
         return GateOutcome(NAME, not settings.required, None, None, text, {"admitted": [], "precisions": {}})
     limit = 1.0 + settings.precision_slack
-    reference = answers_of(context, bundle, settings.engine, "fp32")
+    reference = answers_of(context.exam, bundle, settings.engine, "fp32")
     figures: dict[str, Any] = {}
     lines = []
     for precision in settings.precisions:
@@ -72,7 +75,7 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
             lines.append(f"{precision} refused: {error}")
             continue
         figures[precision] = found = compared(
-            context, reference, answers_of(context, bundle, settings.engine, precision)
+            context.exam, reference, answers_of(context.exam, bundle, settings.engine, precision)
         )
         lines.append(
             f"{precision} {'admitted' if found['ratio'] <= limit else 'NOT admitted'}: IV RMSE "
@@ -91,17 +94,17 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
     )
 
 
-def answers_of(context: GateContext, bundle: Bundle, engine: str, precision: str) -> dict[str, Array]:
+def answers_of(exam: Exam, bundle: Bundle, engine: str, precision: str) -> dict[str, Array]:
     """Volatility of every row of the exam, by way of computing."""
     from pipelines.exam_answers import answer
 
     return {
-        role: answer(bundle, context.exam, backend=engine, semantics=semantics, precision=precision)
+        role: answer(bundle, exam, backend=engine, semantics=semantics, precision=precision)
         for role, semantics in ways_of(bundle).items()
     }
 
 
-def compared(context: GateContext, reference: dict[str, Array], found: dict[str, Array]) -> dict[str, float]:
+def compared(exam: Exam, reference: dict[str, Array], found: dict[str, Array]) -> dict[str, float]:
     """RMSE in vol points of the worse way, its ratio to fp32's, and distances to fp32's answers (a volatility).
 
     All infinite where an answer isn't a number.
@@ -114,7 +117,7 @@ def compared(context: GateContext, reference: dict[str, Array], found: dict[str,
         distance = np.abs(answers - reference[role])
         if not np.isfinite(distance).all():
             return dict.fromkeys(("ratio", "iv_rmse", "fp32_iv_rmse", "largest_distance", "rms_distance"), math.inf)
-        table = exam_table(context.exam, {MODEL_PREDICTOR: reference[role], "reduced": answers}, baselines=False)
+        table = exam_table(exam, {MODEL_PREDICTOR: reference[role], "reduced": answers}, baselines=False)
         scored = scores(table)
         fp32, reduced = scored[MODEL_PREDICTOR]["iv_rmse"], scored["reduced"]["iv_rmse"]
         ratio = reduced / fp32 if fp32 > 0.0 else math.inf if reduced > 0.0 else 1.0
