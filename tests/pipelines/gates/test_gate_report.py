@@ -279,7 +279,7 @@ def test_the_page_shows_every_gate_and_escapes_what_people_typed(world: World) -
     assert "<b>Ann" not in page
     assert "&lt;b&gt;Ann&lt;/b&gt;" in page
     assert "Refused: 1 of 11 gates say no (size)" in page
-    assert len(re.findall(r'class="passed"', page)) == 9
+    assert len(re.findall(r'class="passed"', page)) == 10
     assert len(re.findall(r'class="FAILED"', page)) == 1
     assert len(re.findall(r'class="not-asked"', page)) == 1
     assert "<b>Not asked:</b> clean." in page
