@@ -20,13 +20,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from serving.cli_engine import add_engine_options, add_target_option
 from serving.cli_info import run_info
 from serving.errors import run_command
 from serving.ledger import CHANNELS
 from serving.release import RELEASED_CHANNELS
 from serving.table_files import SUFFIXES
-
-PRICING_BACKENDS = ("ort",)
 
 
 def entry() -> None:
@@ -74,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         source.add_argument("--from", dest="folder", type=Path, metavar="DIR", help="folder that was pulled into")
         source.add_argument("--store", metavar="URL", help="unsigned: what the ledger names; needs --development")
         command.add_argument("--development", action="store_true", help="work with what nobody signed")
-        command.add_argument("--backend", choices=PRICING_BACKENDS, default="ort")
+        add_engine_options(command)
     kinds = ", ".join(SUFFIXES)
     inspect.add_argument("--demo", action="store_true", help="judge the bundle's own chain and check the answer")
     inspect.add_argument(
@@ -98,6 +97,7 @@ def _add_pull(pull: argparse.ArgumentParser) -> None:
     pull.add_argument("--store", required=True, metavar="URL", help="folder or URL of the store")
     pull.add_argument("--root", type=Path, metavar="FILE", help="root.json to trust, brought here by another way")
     pull.add_argument("--to", type=Path, required=True, metavar="DIR", help="where releases are installed")
+    add_target_option(pull)
     pull.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="releases to keep (default 3)")
     pull.add_argument("--development", action="store_true", help="take a development root, or an unsigned store")
 
