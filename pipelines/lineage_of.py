@@ -117,6 +117,10 @@ def _named(state: State, number: int, events: list[Event]) -> dict[str, str]:
             if is_sha256(value) and value not in named.values():
                 label = "provenance" if name == "provenance" else "gate report"
                 named[f"{label} (event {event.seq})"] = str(value)
+        packs = event.details.get("packs")
+        for target, value in sorted(packs.items()) if isinstance(packs, dict) else ():
+            if is_sha256(value) and value not in named.values():
+                named[f"engine pack {target} (event {event.seq})"] = str(value)
     return named
 
 

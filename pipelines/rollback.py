@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.channel.content import check_releasable
 from pipelines.config import Operation
@@ -114,10 +114,10 @@ def _is_this_one(decided: Event, reason: str, by: str) -> bool:
     return (decided.kind, decided.reason, decided.by) == ("rolled_back", reason, by)
 
 
-def _as_promoted(version: Version) -> dict[str, str]:
-    """What the version's latest promotion named: gate report and provenance."""
+def _as_promoted(version: Version) -> dict[str, Any]:
+    """What the version's latest promotion named: gate report, provenance and, if it had any, engine packs."""
     kept = version.promoted.details if version.promoted else {}
-    return {name: str(kept[name]) for name in ("gate_report", "provenance") if name in kept}
+    return {name: kept[name] for name in ("gate_report", "provenance", "packs") if name in kept}
 
 
 def run(cfg: Operation) -> Rollback:

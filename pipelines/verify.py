@@ -2,7 +2,7 @@
 
 In: the store; the root file one trusts (`root=FILE`, else the one kept beside the signing keys); MLflow, if it answers.
 Out: `Verification`: what was looked at, and every break, in the order of trust: root keys and signatures, release file,
-ledger, bundle files, gate reports, exams, provenance, MLflow's aliases.
+ledger, bundle files, gate reports, engine packs, exams, provenance, MLflow's aliases.
 Invariants: nothing is written; a break doesn't keep what comes after it from being looked at; the exit code is 0 only
 if there is none, else that of TrustError. An unsigned store is a break once something is released.
 Not seen from here: events cut off the ledger's end, or the last of them rewritten, while no signed release came after.
@@ -27,9 +27,10 @@ from pipelines.lineage import ROOT
 from pipelines.plain_text import printable
 from pipelines.registry import RegistryError, lazy_registry
 from pipelines.verify_channel import SignedSide, read_signed_side
-from pipelines.verify_content import Layer, check_bundles, check_exams, check_provenance, check_reports
+from pipelines.verify_content import Layer, check_bundles, check_exams, check_packs, check_provenance, check_reports
 from serving.blobstore import BlobStore, open_store
 from serving.bundle import bundle_key
+from serving.engine_pack import PACK, PackManifest, packed_key
 from serving.errors import ConfigError, StoreError, TrustError
 from serving.events import event_key
 from serving.manifest import MANIFEST, Manifest
@@ -47,8 +48,8 @@ from serving.release import (
 CHAMPION = "champion"
 COUNTED = {  # what a layer counts, where its name alone doesn't say
     "signatures": "metadata files", "release": "signed files", "ledger": "events", "bundle files": "files",
-    "gate reports": "events that name one", "exams": "files", "provenance": "events that name one",
-    "MLflow's aliases": "aliases",
+    "gate reports": "events that name one", "engine packs": "files", "exams": "files",
+    "provenance": "events that name one", "MLflow's aliases": "aliases",
 }  # fmt: skip
 
 
@@ -97,12 +98,14 @@ def verify(
     found = walk(store, model)
     side = read_signed_side(store, model, root=root, now=now or datetime.now(UTC))
     bundles, manifests = check_bundles(store, [event.bundle for event in found.events])
+    packs, pack_manifests = check_packs(store, found.events)
     layers = [
         _signatures(found, side),
-        _release(store, found, side, manifests),
+        _release(store, found, side, manifests, pack_manifests),
         Layer("ledger", len(found.events), list(found.problems)),
         bundles,
         check_reports(store, found.events),
+        packs,
         check_exams(store, found.events),
         check_provenance(store, found.events, manifests),
     ]
@@ -128,7 +131,13 @@ def _signatures(found: Walk, side: SignedSide) -> Layer:
     return layer
 
 
-def _release(store: BlobStore, found: Walk, side: SignedSide, manifests: Mapping[str, Manifest]) -> Layer:
+def _release(
+    store: BlobStore,
+    found: Walk,
+    side: SignedSide,
+    manifests: Mapping[str, Manifest],
+    packs: Mapping[str, PackManifest],
+) -> Layer:
     """The signed release file: its bytes, the ledger's event it rests on, all it names signed as well."""
     layer = Layer("release")
     champion = found.state.champion
@@ -153,8 +162,8 @@ def _release(store: BlobStore, found: Walk, side: SignedSide, manifests: Mapping
     if target.custom != release.custom():
         layer.problems.append(f"{path}: signed was {target.custom}, the release file says {release.custom()}")
     layer.problems += [f"{key}: {problem}" for problem in _against_ledger(release, found)]
-    if release.bundle in manifests:  # else it has been said of the bundle
-        layer.problems += _content_targets(release, side, manifests[release.bundle])
+    if release.bundle in manifests and set(release.packs.values()) <= packs.keys():  # else it was said
+        layer.problems += _content_targets(release, side, manifests[release.bundle], packs)
     return layer
 
 
@@ -168,6 +177,7 @@ def _against_ledger(release: ReleaseFile, found: Walk) -> list[str]:
     if release.event != sha256:
         return [f"rests on {named_event} with sha256 {release.event}; the one there has {sha256}: it was rewritten"]
     named = {name: event.details.get(name) for name in ("gate_report", "provenance", "expires_at")}
+    named["packs"] = event.details.get("packs", {})
     said = {
         "model": event.model,
         "kind": event.kind,
@@ -190,19 +200,22 @@ def _against_ledger(release: ReleaseFile, found: Walk) -> list[str]:
     return problems
 
 
-def _content_targets(release: ReleaseFile, side: SignedSide, manifest: Manifest) -> list[str]:
+def _content_targets(
+    release: ReleaseFile, side: SignedSide, manifest: Manifest, packs: Mapping[str, PackManifest]
+) -> list[str]:
     """The role signs the release's files, each with the size and hash it has by its manifest or name, nothing else."""
-    wanted = {bundle_key(release.bundle, name): entry.sha256 for name, entry in manifest.files.items()}
+    listed = {bundle_key(release.bundle, name): entry for name, entry in manifest.files.items()}
+    for sha256 in release.packs.values():
+        listed |= {packed_key(sha256, name): entry for name, entry in packs[sha256].files.items()}
+    wanted = {key: entry.sha256 for key, entry in listed.items()}
+    wanted |= {packed_key(sha256, PACK): sha256 for sha256 in release.packs.values()}
     wanted[bundle_key(release.bundle, MANIFEST)] = release.bundle
     wanted[report_key(release.gate_report)] = release.gate_report
     wanted[provenance_key(release.provenance)] = release.provenance
     by_path = {content_target(release.model, key): sha256 for key, sha256 in wanted.items()}
     own = release_target(release.model, release.channel)
     signed = {path: target.hashes.get("sha256") for path, target in side.targets.items() if path != own}
-    sizes = {
-        content_target(release.model, bundle_key(release.bundle, name)): entry.size
-        for name, entry in manifest.files.items()
-    }
+    sizes = {content_target(release.model, key): entry.size for key, entry in listed.items()}
     return [
         *(f"{path}: isn't signed" for path in sorted(by_path.keys() - signed.keys())),
         *(f"{path}: is signed, but isn't of the release" for path in sorted(signed.keys() - by_path.keys())),

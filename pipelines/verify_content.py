@@ -1,4 +1,4 @@
-"""What a ledger names, looked at byte by byte: bundles, gate reports, exams, provenance.
+"""What a ledger names, looked at byte by byte: bundles, gate reports, engine packs, exams, provenance.
 
 In: a store and the events of a ledger (pipelines/ledger_walk.py). Out: a `Layer` each, with every problem. Invariants:
 nothing is written; big files are streamed, never held; a problem doesn't keep the next blob from being looked at.
@@ -17,12 +17,14 @@ from pipelines.gate_report import html_key, render
 from pipelines.provenance import check_statement
 from pipelines.stored import read_stored, stored_gate_report, stored_manifest
 from serving.blobstore import BlobStore
-from serving.bundle import bundle_key
+from serving.bundle import BUNDLE
 from serving.canonical import is_sha256
+from serving.engine_pack import MAX_PACK_JSON_BYTES, PACK, PACK_KIND, PackManifest, packed_key, parse_pack
 from serving.errors import BlobMissingError, BundleError, StoreError, TrustError
 from serving.events import Event
-from serving.manifest import MANIFEST, Manifest
-from serving.release import MAX_REPORT_BYTES, MAX_STATEMENT_BYTES, provenance_key, report_key
+from serving.manifest import MANIFEST, FileEntry, Manifest
+from serving.release import MAX_REPORT_BYTES, MAX_STATEMENT_BYTES, are_packs, provenance_key, report_key
+from serving.sealed_folder import Kind
 
 MAX_PAGE_BYTES = 16 << 20
 PAGES_NAMED = 3  # of those that differ
@@ -58,8 +60,15 @@ def _check_bundle(store: BlobStore, sha256: str, layer: Layer) -> Manifest | Non
     except (BundleError, StoreError) as error:
         layer.problems.append(str(error))
         return None
-    for name, entry in sorted(manifest.files.items()):
-        key = bundle_key(sha256, name)
+    _check_files(store, BUNDLE, sha256, manifest.files, layer)
+    return manifest
+
+
+def _check_files(store: BlobStore, kind: Kind, sha256: str, files: Mapping[str, FileEntry], layer: Layer) -> None:
+    """Every file as the index lists it, and nothing beside them."""
+    word = "the manifest" if kind.index == MANIFEST else kind.index
+    for name, entry in sorted(files.items()):
+        key = kind.key(sha256, name)
         layer.looked_at += 1
         try:
             length, found = _digest(store, key, entry.size)
@@ -68,12 +77,38 @@ def _check_bundle(store: BlobStore, sha256: str, layer: Layer) -> Manifest | Non
             continue
         if (length, found) != (entry.size, entry.sha256):
             layer.problems.append(
-                f"{key}: {length} bytes with sha256 {found}, the manifest says {entry.size} and {entry.sha256}"
+                f"{key}: {length} bytes with sha256 {found}, {word} says {entry.size} and {entry.sha256}"
             )
-    known = {bundle_key(sha256, name) for name in (*manifest.files, MANIFEST)}
-    strays = sorted(set(store.list(bundle_key(sha256, ""))) - known)
-    layer.problems += [f"{key}: isn't in the manifest" for key in strays]
-    return manifest
+    known = {kind.key(sha256, name) for name in (*files, kind.index)}
+    strays = sorted(set(store.list(kind.key(sha256, ""))) - known)
+    layer.problems += [f"{key}: isn't in {word}" for key in strays]
+
+
+def check_packs(store: BlobStore, events: Sequence[Event]) -> tuple[Layer, dict[str, PackManifest]]:
+    """Every engine pack a release names: all of its bytes, and that it is of that bundle and target."""
+    layer, manifests = Layer("engine packs"), dict[str, PackManifest]()
+    for event in events:
+        packs = event.details.get("packs", {})
+        if not are_packs(packs):
+            layer.problems.append(f"event {event.seq}: unusable packs: {packs!r:.100}")
+            continue
+        for target, sha256 in packs.items():
+            key = packed_key(sha256, PACK)
+            if sha256 not in manifests:
+                layer.looked_at += 1
+                try:
+                    manifest = parse_pack(read_stored(store, key, sha256, max_bytes=MAX_PACK_JSON_BYTES))
+                except (BundleError, StoreError) as error:
+                    layer.problems.append(f"event {event.seq}: {error}")
+                    continue
+                _check_files(store, PACK_KIND, sha256, manifest.files, layer)
+                manifests[sha256] = manifest
+            found = (manifests[sha256].target, manifests[sha256].bundle_sha256)
+            if found != (target, event.bundle):
+                layer.problems.append(
+                    f"{key}: is for {found[0]} of bundle {found[1]}, event {event.seq} says {target} of {event.bundle}"
+                )
+    return layer, manifests
 
 
 def _digest(store: BlobStore, key: str, max_bytes: int) -> tuple[int, str]:

@@ -136,7 +136,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         _require(is_sha256(fields[key]), key, fields[key])
     for key in ("model_config", "feature_spec"):
         _require(isinstance(fields[key], dict), key, fields[key])
-    files = _parse_files(fields["files"])
+    files = parse_files(fields["files"], MANIFEST)
     return Manifest(
         model=fields["model"],
         model_config=fields["model_config"],
@@ -168,26 +168,27 @@ def check_file_names(names: Iterable[object]) -> None:
         seen.add(name.lower())
 
 
-def _parse_files(value: object) -> dict[str, FileEntry]:
-    _require(isinstance(value, dict), "files", value)
-    assert isinstance(value, dict)
+def parse_files(value: object, index: str) -> dict[str, FileEntry]:
+    """The files that an index (`manifest.json`, `pack.json`) lists; BundleError, naming it, for what is unusable."""
+    if not isinstance(value, dict):
+        raise BundleError(f"{index}: unusable files: {_short(value)}")
     if not 1 <= len(value) <= MAX_FILES:
-        raise BundleError(f"{MANIFEST}: {len(value)} files; 1 to {MAX_FILES} are allowed")
+        raise BundleError(f"{index}: {len(value)} files; 1 to {MAX_FILES} are allowed")
     check_file_names(value)
     files = {}
     for name, entry in value.items():
-        fields = _object(entry, f"files[{name!r}]", frozenset({"sha256", "size"}))
-        size = fields["size"]
-        _require(is_sha256(fields["sha256"]), f"files[{name!r}].sha256", fields["sha256"])
-        _require(
-            type(size) is int and 0 <= size <= MAX_FILE_BYTES,
-            f"files[{name!r}].size (at most {MAX_FILE_BYTES})",
-            size,
-        )
-        files[name] = FileEntry(fields["sha256"], size)
+        fields = _object(entry, f"files[{name!r}]", frozenset({"sha256", "size"}), index)
+        sha256, size = fields["sha256"], fields["size"]
+        if name == index:
+            raise BundleError(f"{index}: file name {name!r}: it can't list itself")
+        if not is_sha256(sha256):
+            raise BundleError(f"{index}: unusable files[{name!r}].sha256: {_short(sha256)}")
+        if type(size) is not int or not 0 <= size <= MAX_FILE_BYTES:
+            raise BundleError(f"{index}: unusable files[{name!r}].size (at most {MAX_FILE_BYTES}): {_short(size)}")
+        files[name] = FileEntry(sha256, size)
     total = sum(entry.size for entry in files.values())
     if total > MAX_BUNDLE_BYTES:
-        raise BundleError(f"{MANIFEST}: files of {total} bytes together; at most {MAX_BUNDLE_BYTES} are allowed")
+        raise BundleError(f"{index}: files of {total} bytes together; at most {MAX_BUNDLE_BYTES} are allowed")
     return files
 
 
@@ -240,12 +241,12 @@ def _parse_tolerances(value: object) -> dict[str, float]:
     return dict(value)
 
 
-def _object(value: object, where: str, keys: frozenset[str]) -> dict[str, Any]:
+def _object(value: object, where: str, keys: frozenset[str], index: str = MANIFEST) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BundleError(f"{MANIFEST}: {where} must be a JSON object, not {_short(value)}")
+        raise BundleError(f"{index}: {where} must be a JSON object, not {_short(value)}")
     unknown, missing = sorted(value.keys() - keys), sorted(keys - value.keys())
     if unknown or missing:
-        raise BundleError(f"{MANIFEST}: {where} has unknown keys {unknown}, lacks {missing}")
+        raise BundleError(f"{index}: {where} has unknown keys {unknown}, lacks {missing}")
     return value
 
 

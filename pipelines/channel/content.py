@@ -7,19 +7,21 @@ doesn't hold; a channel that names an event the ledger lacks is never written ov
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from tuf.api.metadata import TargetFile, Targets
 
 from serving.blobstore import BlobStore
 from serving.bundle import bundle_key
 from serving.canonical import sha256_hex
-from serving.errors import BlobMissingError, LedgerError, StoreError, TrustError
+from serving.engine_pack import MAX_PACK_JSON_BYTES, PACK, packed_key, parse_pack
+from serving.errors import BlobMissingError, BundleError, LedgerError, StoreError, TrustError
 from serving.events import TIME_FORMAT, Event
 from serving.ledger import Ledger, fold
-from serving.manifest import MANIFEST, MAX_MANIFEST_BYTES, parse_manifest
+from serving.manifest import MANIFEST, MAX_MANIFEST_BYTES, FileEntry, parse_manifest
 from serving.release import (
     MAX_RELEASE_BYTES,
     MAX_REPORT_BYTES,
@@ -106,7 +108,7 @@ def check_releasable(store: BlobStore, model: str, number: int, event: Event) ->
     """
     try:
         targets_of(store, _release(model, number, event))
-    except (BlobMissingError, TrustError, LedgerError) as error:
+    except (BlobMissingError, BundleError, TrustError, LedgerError) as error:
         raise LedgerError(
             f"{model}: {event.kind} version {event.version} isn't decided, as it couldn't be released: {error}; bring "
             "that back from the store's versions or a backup, or choose another version"
@@ -144,12 +146,24 @@ def targets_of(store: BlobStore, release: ReleaseFile) -> dict[str, TargetFile]:
     key = bundle_key(release.bundle, MANIFEST)
     manifest = _content(store, key, release.bundle, MAX_MANIFEST_BYTES)
     add(key, len(manifest), release.bundle)
-    there = set(store.list(bundle_key(release.bundle, "")))
-    for name, entry in parse_manifest(manifest).files.items():
-        key = bundle_key(release.bundle, name)
-        if key not in there:
-            raise StoreError(f"{key}: isn't in the store, so release {release.release} can't be published")
-        add(key, entry.size, entry.sha256)
+
+    def add_all(files: Mapping[str, FileEntry], key_of: Callable[[str], str]) -> None:
+        there = set(store.list(key_of("")))
+        for name, entry in files.items():
+            key = key_of(name)
+            if key not in there:
+                raise StoreError(f"{key}: isn't in the store, so release {release.release} can't be published")
+            add(key, entry.size, entry.sha256)
+
+    add_all(parse_manifest(manifest).files, partial(bundle_key, release.bundle))
+    for target, sha256 in release.packs.items():
+        key = packed_key(sha256, PACK)
+        raw = _content(store, key, sha256, MAX_PACK_JSON_BYTES)
+        pack = parse_pack(raw)
+        if (pack.target, pack.bundle_sha256) != (target, release.bundle):
+            raise TrustError(f"{key}: a pack of bundle {pack.bundle_sha256} for {pack.target}, released as {target}")
+        add(key, len(raw), sha256)
+        add_all(pack.files, partial(packed_key, sha256))
     return found
 
 
@@ -181,10 +195,13 @@ def _release(model: str, number: int, event: Event) -> ReleaseFile:
             f"{event.key}: {event.kind} version {event.version} says nothing of {', '.join(lacking)}, so it can't be "
             "released; it was decided before releases were signed: promote another version"
         )
+    packs = details.get("packs", {})
+    if not isinstance(packs, dict):
+        raise LedgerError(f"{event.key}: unusable packs: {packs!r:.100}")
     release = ReleaseFile(
         model=model, channel=CHAMPION, release=number, kind=event.kind, version=event.version, bundle=event.bundle,
         seq=event.seq, event=sha256_hex(event.to_bytes()), gate_report=details["gate_report"],
-        provenance=details["provenance"], at=event.at, expires_at=details["expires_at"],
+        provenance=details["provenance"], at=event.at, expires_at=details["expires_at"], packs=packs,
     )  # fmt: skip
     try:
         return parse_release(release.to_bytes())

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import bundle as bundle_module
+from serving import manifest as manifest_module
 from serving.bundle import Bundle, bundle_key, fetch_bundle, load_bundle, store_bundle, write_bundle
 from serving.canonical import canonical_json, sha256_hex
 from serving.errors import BundleError
@@ -167,7 +167,7 @@ def test_extra_folders_links_and_pipes_are_refused(copy: Path, tmp_path: Path) -
 
 
 def test_too_many_files_are_refused(copy: Path) -> None:
-    for number in range(2 * bundle_module.MAX_FILES + 1):
+    for number in range(2 * manifest_module.MAX_FILES + 1):
         (copy / f"extra-{number}").touch()
     refuse(copy, "more than")
 
@@ -278,7 +278,7 @@ def test_only_canonical_manifests_are_read(copy: Path) -> None:
         assert other != raw
         (copy / MANIFEST).write_bytes(other)
         refuse(copy, "^manifest.json: ")
-    (copy / MANIFEST).write_bytes(b" " * (bundle_module.MAX_MANIFEST_BYTES + 1))
+    (copy / MANIFEST).write_bytes(b" " * (manifest_module.MAX_MANIFEST_BYTES + 1))
     refuse(copy, "longer than")
 
 
