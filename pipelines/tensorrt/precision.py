@@ -1,7 +1,7 @@
 """Precision put into the ONNX: TensorRT 11 and TensorRT-RTX take the type of every operation from the file.
 
-In: float32 ONNX of `pipelines.onnx_export`, a precision, and for int8 and fp8 samples of the file's inputs. Out: ONNX of
-the same inputs and outputs, float32 at its borders, so that every engine of a net shares its buffers.
+In: float32 ONNX of `pipelines.onnx_export`, a precision, and for int8 and fp8 samples of the file's inputs. Out: ONNX
+of the same inputs and outputs, float32 at its borders, so that every engine of a net shares its buffers.
 
     fp32   folded, else unchanged
     fp16, bf16   casts around the matrix products (MatMul, Gemm, LSTM); all other arithmetic stays float32
@@ -58,7 +58,7 @@ def fold(raw: bytes) -> onnx.ModelProto:
 
     model = onnx.load_from_string(raw)
     before = [value.name for value in (*model.graph.input, *model.graph.output)]
-    folded = onnxslim.slim(model)
+    folded: onnx.ModelProto = onnxslim.slim(model)
     if [value.name for value in (*folded.graph.input, *folded.graph.output)] != before:
         raise EngineError(f"folding changed the tensors {before}; report it, with the version of onnxslim")
     return folded
@@ -118,7 +118,9 @@ def _constant_as(constant: onnx.TensorProto, name: str, to: int) -> onnx.TensorP
     with np.errstate(over="ignore"):
         low = values.astype(dtype)
     if not np.isfinite(low.astype(np.float32)).all():
-        raise EngineError(f"tensor {constant.name!r}: {np.abs(values).max():g} is beyond the range of {np.dtype(dtype)}")
+        raise EngineError(
+            f"tensor {constant.name!r}: {np.abs(values).max():g} is beyond the range of {np.dtype(dtype)}"
+        )
     return numpy_helper.from_array(low, name)
 
 
@@ -168,7 +170,7 @@ def _quantised_activation(
     graph: onnx.GraphProto, nodes: list[onnx.NodeProto], name: str, largest: float, grid: Grid
 ) -> str:
     scale, zero, low, out = f"{name}/scale", f"{name}/zero", f"{name}/q", f"{name}/dq"
-    graph.initializer.append(numpy_helper.from_array(_scale(np.float32(largest), grid), scale))
+    graph.initializer.append(numpy_helper.from_array(_scale(np.array(largest, np.float32), grid), scale))
     graph.initializer.append(numpy_helper.from_array(np.zeros((), grid.dtype), zero))
     nodes.append(helper.make_node("QuantizeLinear", [name, scale, zero], [low], name=low))
     nodes.append(helper.make_node("DequantizeLinear", [low, scale, zero], [out], name=out))

@@ -6,10 +6,11 @@ own words; what it says is an error all the same (pipelines/tensorrt/builder.py)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
 from pipelines.tensorrt.target import Profile, Target
@@ -31,7 +32,8 @@ def check_target(target: Target) -> None:
     if target.kind == "tensorrt_rtx" and sm not in RTX_SM:
         full = ": hosts with such GPUs take full TensorRT, target=trt_host_PRECISION, compiled there"
         raise EngineError(
-            f"target.sm={sm}: TensorRT-RTX has no target SM{sm}; it has {_listed(RTX_SM)}{full if sm in FULL_SM else ''}"
+            f"target.sm={sm}: TensorRT-RTX has no target SM{sm}; it has {_listed(RTX_SM)}"
+            + (full if sm in FULL_SM else "")
         )
     if target.kind == "tensorrt" and sm not in FULL_SM:
         raise EngineError(f"target.sm={sm}: TensorRT has no target SM{sm}; it has {_listed(FULL_SM)}")
@@ -47,26 +49,24 @@ def _listed(sms: tuple[int, ...]) -> str:
     return ", ".join(str(sm) for sm in sms)
 
 
-def check_profile(profile: Profile | Mapping[str, int]) -> None:
+def check_profile(rows: Profile) -> None:
     """EngineError unless min <= opt <= max."""
-    rows = dict(profile) if isinstance(profile, Mapping) else vars(profile)
-    low, best, high = (rows.get(name, 0) for name in ("min", "opt", "max"))
-    if not 1 <= low <= best <= high:
-        raise EngineError(f"target.rows: min {low}, opt {best}, max {high}: give 1 <= min <= opt <= max")
+    if not rows.min <= rows.opt <= rows.max:
+        raise EngineError(f"target.rows: min {rows.min}, opt {rows.opt}, max {rows.max}: give min <= opt <= max")
 
 
 def check_network(raw: bytes, name: str) -> onnx.ModelProto:
     """The file parsed; EngineError where its quantisation isn't static and symmetric."""
     try:
         model = onnx.load_from_string(raw)
-    except Exception as error:  # noqa: BLE001 protobuf's own error type differs between its implementations
+    except DecodeError as error:
         raise EngineError(f"{name}: isn't an ONNX file: {error}") from error
     constants = {constant.name: constant for constant in model.graph.initializer}
     for node in _nodes(model.graph):
         if node.op_type in DYNAMIC:
             raise EngineError(
-                f"{name}: node {node.name!r} is {node.op_type}: the file is quantised dynamically, which TensorRT can't "
-                "build: give the float32 file and let target.precision=int8 quantise it"
+                f"{name}: node {node.name!r} is {node.op_type}: the file is quantised dynamically, which TensorRT "
+                "can't build: give the float32 file and let target.precision=int8 quantise it"
             )
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2 and node.input[2]:
             _check_zero(name, node, constants.get(node.input[2]))

@@ -88,7 +88,7 @@ def main() -> None:
         for job in request["jobs"]:
             profile = None if job["profile"] is None else TypeAdapter(Profile).validate_python(job["profile"])
             start = time.perf_counter()
-            made = build(Path(job["onnx"]).read_bytes(), job["name"], target, profile=profile)
+            made = build(Path(job["onnx"]).read_bytes(), job["name"], target, profile)
             Path(job["engine"]).write_bytes(made.engine)
             seconds = time.perf_counter() - start
             built[job["name"]] = {"version": made.version, "seconds": seconds, "warnings": made.warnings}
