@@ -150,13 +150,14 @@ class _Runtime:
         self.library: Any = onnxruntime
         self.version = str(onnxruntime.__version__)
         self.providers = [PROVIDERS[name] for name in ASKED[provider]]
+        self._bound: dict[Any, dict[str, Any]] = {}  # of a GPU's provider: inputs by binding
         self.description = f"onnxruntime {self.version} {PROVIDERS[provider]}, 1 thread"
         there = onnxruntime.get_available_providers()
         lacking = [name for name in self.providers if name not in there]
         if lacking:
             raise EngineError(
                 f"engine 'ort': provider {provider!r}: this onnxruntime {self.version} has no {' nor '.join(lacking)}, "
-                f"only {', '.join(there)}: pip uninstall onnxruntime, then pip install 'strikeforge[gpu]', on a GPU host"
+                f"only {', '.join(there)}: on a GPU host, uninstall onnxruntime and pip install 'strikeforge[gpu]'"
             )
         onnxruntime.set_default_logger_severity(3)
         state = onnxruntime.capi.onnxruntime_pybind11_state
@@ -187,13 +188,17 @@ class _Runtime:
 
     def run(self, file: MemberFile, session: Any, binding: Any) -> None:
         try:
+            for name, value in self._bound.get(binding, {}).items():
+                binding.bind_ortvalue_input(name, value)  # this is when ONNX Runtime copies host memory to a GPU
             session.run_with_iobinding(binding)
         except self.errors as error:
             raise EngineError(f"{file.name}: ONNX Runtime {self.version} failed: {error}") from error
 
     def bind(self, binding: Any, name: str, array: Floats, *, output: bool = False) -> None:
-        """Bind an array whose memory the session uses directly; it must outlive the binding."""
+        """Bind an array whose memory the session uses (a CPU's directly); it must outlive the binding."""
         value = self.library.OrtValue.ortvalue_from_numpy(array)
+        if not output and PROVIDERS["cpu"] not in self.providers:
+            self._bound.setdefault(binding, {})[name] = value
         (binding.bind_ortvalue_output if output else binding.bind_ortvalue_input)(name, value)
 
 
