@@ -30,7 +30,7 @@ from pipelines.tensorrt.refusals import check_network, check_profile, check_targ
 from pipelines.tensorrt.samples import network_files, samples_of
 from pipelines.tensorrt.target import Profile, Target
 from pipelines.tensorrt.worker import Job, build_all
-from serving.blobstore import open_store
+from serving.blobstore import BlobStore, open_store
 from serving.bundle import Bundle, fetch_bundle, load_bundle
 from serving.canonical import sha256_hex
 from serving.engine_pack import EnginePack, engine_key, load_pack, write_pack
@@ -79,20 +79,21 @@ def run(cfg: CompileConfig) -> Compiled:
     check_profile(cfg.target.rows)
     target = for_this_host(cfg.target)
     out = Path(cfg.out)
-    bundle = load_bundle(Path(cfg.bundle)) if cfg.bundle else stored_bundle(cfg, out)
+    if cfg.bundle:
+        bundle = load_bundle(Path(cfg.bundle))
+    else:
+        bundle = stored_bundle(open_store(cfg.storage.url), cfg.model.name, cfg.version, Path(cfg.bundles))
     cache = EngineCache(None if cfg.cache is None else Path(cfg.cache))
     return compile_bundle(bundle, target, cache, out)
 
 
-def stored_bundle(cfg: CompileConfig, out: Path) -> Bundle:
+def stored_bundle(store: BlobStore, model: str, version: int | None, into: Path) -> Bundle:
     """The bundle of the version, or of the champion."""
-    store = open_store(cfg.storage.url)
-    state = Ledger(store, cfg.model.name).state()
-    if cfg.version is None and state.champion is None:
-        raise LedgerError(f"{cfg.model.name}: there is no champion yet: say version=NUMBER")
-    chosen = state.champion if cfg.version is None else state.known(cfg.version)
-    assert chosen is not None
-    return fetch_bundle(store, chosen.bundle, out / "bundles")
+    state = Ledger(store, model).state()
+    chosen = state.champion if version is None else state.known(version)
+    if chosen is None:
+        raise LedgerError(f"{model}: there is no champion yet: say version=NUMBER")
+    return fetch_bundle(store, chosen.bundle, into)
 
 
 def for_this_host(target: Target) -> Target:

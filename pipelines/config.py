@@ -356,6 +356,7 @@ class CompileConfig:
     version: VersionNumber | None
     bundle: Said | None
     out: Annotated[str, Field(min_length=1)]
+    bundles: Said
     cache: Said | None
 
 

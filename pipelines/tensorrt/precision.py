@@ -23,6 +23,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
 from pipelines.tensorrt.target import Precision
@@ -34,6 +35,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 FLOAT_INPUTS = {"MatMul": (0, 1), "Gemm": (0, 1, 2), "LSTM": (0, 1, 2, 3, 5, 6, 7)}  # 4 of an LSTM: lengths, integers
 WEIGHTS = {"MatMul": (1,), "Gemm": (1,), "LSTM": (1, 2)}
+BF16_OPSET = 22  # the first in which an LSTM may be bf16
 CAST_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
@@ -67,6 +69,8 @@ def fold(raw: bytes) -> onnx.ModelProto:
 def convert(raw: bytes, precision: Precision, samples: Samples = ()) -> bytes:
     """The file in that precision; EngineError where int8 or fp8 has no samples to be calibrated by."""
     model = fold(raw)
+    if precision == "bf16":
+        model = onnx.version_converter.convert_version(model, BF16_OPSET)
     if precision in CAST_TYPES:
         _cast_products(model.graph, CAST_TYPES[precision])
     elif precision in GRIDS:
