@@ -302,6 +302,7 @@ class Operation:
     reason: Said | None
     by: Said | None
     approve_by: Said | None
+    packs: tuple[Said, ...]
     renew: bool
     json: bool
     dry_run: bool

@@ -36,12 +36,13 @@ REFERENCE_BACKEND = "ort"
 
 def answer(
     bundle: Bundle, exam: Exam, *, backend: str = REFERENCE_BACKEND, semantics: str | None = None,
-    read_as: Exam | None = None,
+    read_as: Exam | None = None, precision: str = "fp32",
 ) -> Array:  # fmt: skip
     """Volatility of every row, [N].
 
-    `semantics`: another way of computing than the bundle's own. `read_as`: the bundle's own exam, whose blend says how
-    a surface net's grid is read at quotes; empty: this exam's. BundleError, EngineError, DataError.
+    `precision`: of a pricing model's weights, as the engine has it. `semantics`: another way of computing than the
+    bundle's own. `read_as`: the bundle's own exam, whose blend says how a surface net's grid is read at quotes; empty:
+    this exam's. BundleError, EngineError, DataError.
     """
     task = bundle.manifest.task
     if task != exam.task:
@@ -52,7 +53,7 @@ def answer(
     spec = feature_spec(bundle)
     require_same_inputs(spec, exam, bundle.sha256)
     judged = bundle if semantics is None else replace(bundle, manifest=replace(bundle.manifest, semantics=semantics))
-    return _price(open_engine(judged, backend), spec, exam)
+    return _price(open_engine(judged, backend, precision=precision), spec, exam)
 
 
 def require_same_inputs(spec: FeatureSpec, exam: Exam, bundle_sha256: str) -> None:

@@ -5,7 +5,8 @@ and `promoted` events and the signed channel name; and `<same sha256>.html`, ren
 Invariants: no time, user or place in it but the approver's name; figures are rounded to DIGITS significant ones; what
 JSON can't hold (NaN, infinity) is null. Measured figures (latencies) differ from run to run, so reports are compared
 by `same_verdict`: the same gates with the same settings, answered the same, about the same bundle and champion, with
-the same approver; of a gate that says no also the same reason, whatever the numbers in it.
+the same approver, the same engines and precisions admitted; of a gate that says no also the same reason, whatever the
+numbers in it.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("name", "asked", "passed", "settings")
     outcomes = [
         {name: outcome.get(name) for name in kept}
+        | {"admitted": outcome["figures"].get("admitted")}
         | ({} if outcome["passed"] else {"reason": NUMBER.sub("#", outcome["message"])})
         for outcome in report["outcomes"]
     ]

@@ -40,16 +40,25 @@ class ParityCheck:
         return math.inf if not self.tolerance else self.difference / self.tolerance
 
 
+def ways_of(bundle: Bundle) -> dict[str, str]:
+    """Roles that all members have a file for, with the semantics each computes."""
+    members = bundle.manifest.members
+    return {
+        role: semantics
+        for role, semantics in SEMANTICS_OF_ROLE.items()
+        if all(role in member.files for member in members)
+    }
+
+
 def recompute(bundle: Bundle, backend: str = "ort") -> list[ParityCheck]:
     """All comparisons; BundleError or EngineError if there is nothing to compare or it can't be computed."""
     manifest = bundle.manifest
     if manifest.task == "surface":
         return [ParityCheck.of(one) for one in surface_parity(bundle, open_surface_engine(bundle, backend))]
     checks = []
-    for role, semantics in SEMANTICS_OF_ROLE.items():
-        if all(role in member.files for member in manifest.members):
-            judged = replace(bundle, manifest=replace(manifest, semantics=semantics))
-            checks += [ParityCheck.of(one, role) for one in golden_parity(judged, open_engine(judged, backend))]
+    for role, semantics in ways_of(bundle).items():
+        judged = replace(bundle, manifest=replace(manifest, semantics=semantics))
+        checks += [ParityCheck.of(one, role) for one in golden_parity(judged, open_engine(judged, backend))]
     if not checks:
         raise BundleError("no way of computing is common to all members: each needs a window or a step file")
     return checks

@@ -1,31 +1,37 @@
 """A registered version becomes champion, if its gates say so.
 
-Data in: a version, gates, the ledger. Data out: a gate report `gate-reports/<sha256>.json` (and .html), a `gated`
-event, a provenance statement, then a `promoted` event: the decision. What follows from it (the signed channel, MLflow's
-aliases) is pipelines/reconcile.py's.
+Data in: a version, gates, the ledger, compiled engine packs. Data out: a gate report `gate-reports/<sha256>.json` (and
+.html), a `gated` event, engine packs `packs/<sha256>/`, a provenance statement, then a `promoted` event that names
+them: the decision. What follows from it (the signed channel, MLflow's aliases) is pipelines/reconcile.py's.
 Invariants: of promotions that looked at the same state exactly one goes through, the others get LedgerRaceError naming
 it; a failing gate leaves the champion as it was; every intermediate state is one that `promote` run again, or
 `reconcile`, completes; running again with the same verdict writes nothing twice; nothing is decided that couldn't be
 signed; MLflow isn't needed to decide.
 
-Run: python -m pipelines.promote model=M version=V approve_by=NAME [reason=...] [renew=true] [dry_run=true]
+Run: python -m pipelines.promote model=M version=V approve_by=NAME [reason=...] [packs=[DIR,...]] [renew=true]
+     [dry_run=true]
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.config import Operation
 from pipelines.gate_report import html_key, store_report
 from pipelines.gates import Gate, GateOutcome, load_gates, run_gates
+from pipelines.native_packs import by_target, compiled_packs, not_admitted, store_packs
 from pipelines.provenance import store_provenance
 from pipelines.reconcile import reconcile
 from pipelines.registry import Registry
 from pipelines.site import open_site, person
 from serving.blobstore import BlobStore
+from serving.bundle import fetch_bundle
+from serving.canonical import parse_canonical
 from serving.errors import ConfigError, GateError, LedgerError
 from serving.events import TIME_FORMAT, Event
 from serving.ledger import Ledger, fold
@@ -61,14 +67,16 @@ def promote(
     reason: str = "",
     approve_by: str | None = None,
     lifetime: timedelta = RELEASE_LIFETIME,
+    packs: Sequence[Path] = (),
     renew: bool = False,
     dry_run: bool = False,
 ) -> Promotion:
     """Gate a version and make it champion; GateError names every failing gate.
 
-    Promoting the champion changes nothing but what a crash left behind, unless `renew` asks for a new release of it,
-    through the gates again, with a lifetime of its own. A dry run writes nothing at all. FollowUpError
-    if the decision stands, but the channel or MLflow couldn't follow.
+    `packs` are folders of engine packs that were compiled of this version's bundle; they are released with it, beside
+    those of the native engine (pipelines/native_packs.py). Promoting the champion changes nothing but what a crash left
+    behind, unless `renew` asks for a new release of it, through the gates again, with a lifetime of its own. A dry run
+    writes nothing at all. FollowUpError if the decision stands, but the channel or MLflow couldn't follow.
     """
     ledger = Ledger(store, model)
     events = ledger.events()
@@ -89,6 +97,9 @@ def promote(
         return Promotion(model, version, candidate.bundle, False, state.release_number, (), None, message)
 
     channel.ready(model)
+    with tempfile.TemporaryDirectory(prefix="promote-") as folder:
+        compiled = compiled_packs(fetch_bundle(store, candidate.bundle, Path(folder)), packs) if packs else []
+    by_target(compiled)
     gated = run_gates(state, version, store, gates, by=by, approve_by=approve_by)
     failing = [outcome for outcome in gated.outcomes if not outcome.passed]
     if not dry_run:
@@ -105,16 +116,22 @@ def promote(
     message = f"{model}: version {version} passes {len(gated.outcomes) - len(gated.not_asked)} gates"
     if gated.not_asked:
         message += f" (NOT ASKED: {', '.join(gated.not_asked)})"
+    if refused := not_admitted(gated.outcomes):
+        message += f" (precisions NOT released: {', '.join(refused)})"
     if dry_run:
         message += "; dry run, nothing written"
         return Promotion(
             model, version, candidate.bundle, False, state.release_number, gated.outcomes, gated.sha256, message
         )
+    with tempfile.TemporaryDirectory(prefix="promote-") as folder:
+        bundle = fetch_bundle(store, candidate.bundle, Path(folder))
+        named = store_packs(store, bundle, parse_canonical(gated.report), compiled)
     details = {
         "gate_report": gated.sha256,
         "provenance": store_provenance(store, state, version, gate_report=gated.sha256),
         "expires_at": expiry(lifetime),
         **({"approve_by": approve_by} if approve_by else {}),
+        **({"packs": named} if named else {}),
         **({"renews": renewed.number} if renewed else {}),
     }
     state = ledger.append(
@@ -122,6 +139,8 @@ def promote(
     )
     reconcile(model, store, registry, channel)
     message += f" and is champion, release {state.release_number}"
+    if named:
+        message += f", with engine packs {', '.join(named)}"
     return Promotion(
         model, version, candidate.bundle, True, state.release_number, gated.outcomes, gated.sha256, message
     )
@@ -149,8 +168,8 @@ def run(cfg: Operation) -> Promotion:
     return promote(
         model=cfg.model.name, version=cfg.version, store=site.store, registry=site.registry, channel=site.channel,
         gates=load_gates(cfg.gate, task=cfg.model.task), by=person(cfg), reason=cfg.reason or "",
-        approve_by=cfg.approve_by, lifetime=timedelta(days=cfg.signing.release_days), renew=cfg.renew,
-        dry_run=cfg.dry_run,
+        approve_by=cfg.approve_by, lifetime=timedelta(days=cfg.signing.release_days),
+        packs=[Path(folder) for folder in cfg.packs], renew=cfg.renew, dry_run=cfg.dry_run,
     )  # fmt: skip
 
 

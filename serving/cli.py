@@ -22,14 +22,14 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from serving.cli_engine import add_engine_options, add_target_option
 from serving.engine import unavailable_engines
 from serving.errors import run_command
 from serving.ledger import CHANNELS
+from serving.machine import cpu_name
 from serving.release import RELEASED_CHANNELS
 from serving.released import write_lines
 from serving.table_files import SUFFIXES
-
-PRICING_BACKENDS = ("ort",)
 
 
 def entry() -> None:
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         source.add_argument("--from", dest="folder", type=Path, metavar="DIR", help="folder that was pulled into")
         source.add_argument("--store", metavar="URL", help="unsigned: what the ledger names; needs --development")
         command.add_argument("--development", action="store_true", help="work with what nobody signed")
-        command.add_argument("--backend", choices=PRICING_BACKENDS, default="ort")
+        add_engine_options(command)
     kinds = ", ".join(SUFFIXES)
     inspect.add_argument("--demo", action="store_true", help="judge the bundle's own chain and check the answer")
     inspect.add_argument(
@@ -100,6 +100,7 @@ def _add_pull(pull: argparse.ArgumentParser) -> None:
     pull.add_argument("--store", required=True, metavar="URL", help="folder or URL of the store")
     pull.add_argument("--root", type=Path, metavar="FILE", help="root.json to trust, brought here by another way")
     pull.add_argument("--to", type=Path, required=True, metavar="DIR", help="where releases are installed")
+    add_target_option(pull)
     pull.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="releases to keep (default 3)")
     pull.add_argument("--development", action="store_true", help="take a development root, or an unsigned store")
 
@@ -117,7 +118,7 @@ def _info() -> int:
     write_lines([
         f"python {platform.python_version()} on {platform.platform()}",
         *(f"{name} {version or 'not installed'}" for name, version in versions.items()),
-        f"cpu {_cpu_name()}, {cores} usable core(s)",
+        f"cpu {cpu_name()}, {cores} usable core(s)",
         *(f"engine {name}: {'available' if reason is None else reason}" for name, reason in reasons.items()),
     ])  # fmt: skip
     return 0
@@ -128,12 +129,3 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    listing = Path("/proc/cpuinfo")
-    if listing.is_file():
-        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

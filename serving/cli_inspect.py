@@ -18,12 +18,9 @@ from serving.bundle import Bundle
 from serving.engine import (
     SURFACE_TOLERANCE,
     Parity,
-    golden_parity,
-    open_engine,
-    open_surface_engine,
-    surface_parity,
     tolerance_of,
 )
+from serving.engine_pack import EnginePack
 from serving.errors import DataError, EngineError
 from serving.normal import Array
 from serving.pricing import feature_spec
@@ -34,6 +31,7 @@ from serving.surface_grid import MONEYNESS, SHAPE, TENORS_DAYS
 from serving.surface_host import UNUSUAL, Inspected, inspect_chain, regime_names
 from serving.table_files import SUFFIXES, has_known_suffix, write_table
 from serving.tables import read_chain
+from serving.warm import FP32, held_engine, open_verified_engine, open_verified_surface_engine
 
 
 def run_inspect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
@@ -52,7 +50,7 @@ def run_inspect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
             return _surface(arguments, released)
         if arguments.demo or arguments.chain:
             raise DataError(f"{arguments.model} prices contracts and judges no surface: use strikeforge-host price")
-        _say_parity(golden_parity(bundle, open_engine(bundle, arguments.backend)))
+        _say_engine(arguments, released)
     return 0
 
 
@@ -87,6 +85,24 @@ def _grid_lines(bundle: Bundle) -> list[str]:
     ]
 
 
+def _say_engine(arguments: argparse.Namespace, released: Released) -> None:
+    """What the engine reaches and how fast; EngineError where it may not serve."""
+    bundle, packs = released.bundle, released.packs
+    warm = held_engine(bundle, packs, arguments.engine, arguments.precision)
+    write_lines([f"engine {warm.engine.info().runtime}, held to {warm.held_to}; {_listed(packs)}"])
+    _say_parity(warm.parities)
+    timed = open_verified_engine(
+        bundle, packs, arguments.engine, arguments.precision, max_step_us=arguments.max_step_us
+    )
+    assert timed.probe is not None
+    write_lines([timed.probe.line()])
+
+
+def _listed(packs: Sequence[EnginePack]) -> str:
+    names = ", ".join(f"{pack.manifest.target} {pack.sha256[:16]}" for pack in packs)
+    return f"engine packs: {names or 'none'}"
+
+
 def _say_parity(parities: Sequence[Parity]) -> None:
     """One line each; EngineError if one is broken."""
     write_lines(
@@ -101,8 +117,11 @@ def _say_parity(parities: Sequence[Parity]) -> None:
 
 def _surface(arguments: argparse.Namespace, released: Released) -> int:
     bundle = released.bundle
-    engine = open_surface_engine(bundle, arguments.backend)
-    _say_parity(surface_parity(bundle, engine))
+    if arguments.precision != FP32 or arguments.max_step_us is not None:
+        raise DataError(f"{arguments.model} judges surfaces, in {FP32}, off the tick's path: leave out --precision and "
+                        "--max-step-us")  # fmt: skip
+    engine, parities = open_verified_surface_engine(bundle, arguments.engine)
+    _say_parity(parities)
     if not (arguments.demo or arguments.chain):
         return 0
     refuse_expired(released)

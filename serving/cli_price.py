@@ -13,7 +13,8 @@ from contextlib import ExitStack
 import numpy as np
 
 from serving.bundle import Bundle
-from serving.engine import IV_TOLERANCE, Engine, open_engine, tolerance_of
+from serving.cli_engine import opened
+from serving.engine import IV_TOLERANCE, Engine, tolerance_of
 from serving.errors import DataError, EngineError
 from serving.normal import Array
 from serving.pricing import PRICED, PricedChain, feature_spec, price_chain
@@ -46,7 +47,7 @@ def run_price(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
     with ExitStack() as stack:
         released = resolve(arguments, stack)
         refuse_expired(released)
-        engine = open_engine(released.bundle, arguments.backend)  # refuses a bundle that prices nothing
+        engine = opened(arguments, released).engine  # refuses a bundle that prices nothing
         expected: Array | None = None
         if arguments.demo:
             market, expected = demo_of(released.bundle)

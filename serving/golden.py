@@ -19,13 +19,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import BundleError
 from serving.manifest import Manifest, Member, TensorSpec
+
+if TYPE_CHECKING:
+    from serving.engine import Engine
 
 GOLDEN = "golden.npz"
 
@@ -56,6 +59,25 @@ def check_golden(manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None
             }
             if len({len(_fitting(arrays, name, spec)) for name, spec in specs.items()}) > 1:
                 raise BundleError(f"{GOLDEN}: arrays {', '.join(specs)} differ in length")
+
+
+def golden_answers(arrays: Mapping[str, NDArray[Any]], engine: Engine) -> dict[str, NDArray[np.float32]]:
+    """What an engine answers to the golden inputs: `context` [S, D] of all members side by side, `iv` [N].
+
+    As golden values are made, `iv` is that of the first window; here by the engine's own context of it.
+    """
+    windows = _get(arrays, "window").astype(np.float32)
+    contracts = np.ascontiguousarray(_get(arrays, "contracts"), dtype=np.float32)
+    contexts = np.zeros((len(windows), engine.info().context_size), np.float32)
+    for window, context in zip(windows, contexts, strict=True):
+        engine.reset()
+        for step in window[:-1]:
+            engine.advance(step)
+        engine.evaluate(window[-1], context)
+    engine.reset()
+    iv = np.zeros(len(contracts), np.float32)
+    engine.head(contexts[0], contracts, iv)
+    return {"context": contexts, "iv": iv}
 
 
 def _check_member(member: Member, index: int, arrays: Mapping[str, NDArray[Any]]) -> None:

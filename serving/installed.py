@@ -4,7 +4,8 @@
     DIR/.trust/                                   signed metadata this host trusts (serving/trust.py)
     DIR/<model>/<channel>/.partial/<sha256>       downloads not finished yet, private to the pull that holds the lock
     DIR/<model>/<channel>/.staging/               a release being put together
-    DIR/<model>/<channel>/releases/<release:08d>-<bundle's sha256[:12]>/{release.json,bundle/...,...}
+    DIR/<model>/<channel>/releases/<release:08d>-<bundle's sha256[:12]>/
+        {release.json,bundle/...,packs/<target>/...,...}
     DIR/<model>/<channel>/current                 symbolic link to one of them
 
 Data in: verified files. Data out: `Installed`. Invariants: a folder under `releases/` is complete and on disk from the
@@ -21,7 +22,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,15 +32,16 @@ from typing import Any
 from serving.bundle import Bundle, load_bundle
 from serving.canonical import is_model_name, is_sha256, parse_canonical
 from serving.disk import make_folder, sync_file, sync_folder
+from serving.engine_pack import EnginePack, load_pack
 from serving.errors import StoreError, TrustError
 from serving.events import TIME_FORMAT, is_time
-from serving.release import MAX_RELEASE_BYTES, parse_release
+from serving.release import MAX_RELEASE_BYTES, are_packs, parse_release
 
-RELEASE_JSON, UNSIGNED_JSON, BUNDLE = "release.json", "unsigned.json", "bundle"
+RELEASE_JSON, UNSIGNED_JSON, BUNDLE, PACKS = "release.json", "unsigned.json", "bundle", "packs"
 TRUST = ".trust"
 ROOT_KIND, DEVELOPMENT = "x-strikeforge-kind", "development"  # a field of root metadata and its value
 FOLDER_NAME = re.compile(r"([0-9]{8,})-([0-9a-f]{12})", re.ASCII)
-UNSIGNED_FIELDS = {"model", "channel", "release", "version", "bundle", "expires_at"}
+INSTALLED_FIELDS = {"model", "channel", "release", "version", "bundle", "expires_at", "packs"}
 ATTEMPTS = 100  # a reader that finds `current` replaced under it looks again
 
 
@@ -54,6 +56,7 @@ class Installed:
     version: int
     bundle: str
     expires_at: str | None
+    packs: Mapping[str, str]  # sha256 by target, of all the release has; those asked for are installed
     raw: bytes  # of release.json, or of unsigned.json
     signed: bool
 
@@ -66,6 +69,22 @@ class Installed:
     def load(self) -> Bundle:
         """Its bundle, every byte verified; BundleError names the file that was changed."""
         return load_bundle(self.folder / BUNDLE, expected_sha256=self.bundle, model=self.model)
+
+    def installed_targets(self) -> list[str]:
+        """Targets whose engine packs lie here; TrustError for one the release doesn't name."""
+        folder = self.folder / PACKS
+        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        for name in there:
+            if name not in self.packs:
+                raise TrustError(f"{folder / name}: the release names no engine pack {name!r}; pull again")
+        return there
+
+    def load_packs(self, bundle: Bundle) -> list[EnginePack]:
+        """The engine packs that lie here, every byte verified, all of this bundle; BundleError or TrustError."""
+        return [
+            load_pack(self.folder / PACKS / target, expected_sha256=self.packs[target], bundle=bundle, target=target)
+            for target in self.installed_targets()
+        ]
 
 
 def folder_name(release: int, bundle: str) -> str:
@@ -83,7 +102,7 @@ def read_installed(folder: Path) -> Installed:
     except OSError as error:
         raise TrustError(f"{path}: can't be read: {error.strerror}; pull again") from error
     values = parse_unsigned(raw, str(path)) if not signed else vars(parse_release(raw))
-    fields = {name: values[name] for name in UNSIGNED_FIELDS}
+    fields = {name: values.get(name, {}) for name in INSTALLED_FIELDS}
     found = Installed(folder=folder, raw=raw, signed=signed, **fields)
     at = (found.model, found.channel, folder_name(found.release, found.bundle))
     if at != (folder.parents[2].name, folder.parents[1].name, folder.name):
@@ -97,17 +116,18 @@ def parse_unsigned(raw: bytes, path: str) -> dict[str, Any]:
         values = parse_canonical(raw)
     except ValueError as error:
         raise TrustError(f"{path}: {error}; pull again") from error
-    if not isinstance(values, dict) or values.keys() != UNSIGNED_FIELDS:
-        raise TrustError(f"{path}: fields {values!r:.100}, expected {sorted(UNSIGNED_FIELDS)}; pull again")
+    if not isinstance(values, dict) or values.keys() | {"packs"} != INSTALLED_FIELDS:
+        raise TrustError(f"{path}: fields {values!r:.100}, expected {sorted(INSTALLED_FIELDS)}; pull again")
     fine = {
         "release": type(values["release"]) is int and values["release"] >= 1,
         "version": type(values["version"]) is int and values["version"] >= 1,
         "bundle": is_sha256(values["bundle"]),
         "expires_at": values["expires_at"] is None or is_time(values["expires_at"]),
+        "packs": are_packs(values.get("packs", {})),
     }
     for name, holds in fine.items():
         if not holds:
-            raise TrustError(f"{path}: unusable {name}: {values[name]!r}; pull again")
+            raise TrustError(f"{path}: unusable {name}: {values.get(name)!r}; pull again")
     return values
 
 

@@ -1,7 +1,8 @@
 """`strikeforge-host pull`: brings a channel's release to this host, verified, whole, resumable.
 
 Data in: a store, the root file to trust. Data out: a release under DIR (serving/installed.py) and `current` naming it.
-Order: signed metadata, release file, provenance, gate report, manifest, the bundle's other files; then all of it is put
+Order: signed metadata, release file, provenance, gate report, manifest, the bundle's other files, the engine packs of
+the targets asked for (`pack.json` of each, then its files); then all of it is put
 together privately, verified once more from disk, synced, renamed, and `current` replaced. Invariants: nothing is used
 that the channel's signatures don't cover by length and sha256; the installed release number never goes down and never
 changes its content; whatever is refused, and wherever the process is killed, what was current stays current and whole.
@@ -14,7 +15,7 @@ import argparse
 import errno
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,9 +26,11 @@ from serving.bundle import bundle_key, load_bundle
 from serving.canonical import canonical_json, sha256_hex
 from serving.disk import sync_folder
 from serving.downloads import Content, fetch
+from serving.engine_pack import MAX_PACK_JSON_BYTES, PACK, PackManifest, load_pack, packed_key, parse_pack
 from serving.errors import BlobMissingError, BundleError, StoreError, TrustError
 from serving.installed import (
     BUNDLE,
+    PACKS,
     RELEASE_JSON,
     TRUST,
     UNSIGNED_JSON,
@@ -58,6 +61,7 @@ from serving.trust import SignedChannel, is_signed, signed_channel
 
 PROVENANCE_JSON, GATE_REPORT_JSON = "provenance.json", "gate-report.json"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NATIVE_TARGETS = ("native",)  # taken where a release has them; other targets must be there
 UNSIGNED_WARNING = "WARNING: {store} is unsigned: nothing vouches for what is pulled. For development only.\n"
 
 Files = dict[str, Path | bytes]
@@ -84,14 +88,19 @@ def run_pull(arguments: argparse.Namespace) -> int:
             )
         sys.stderr.write(UNSIGNED_WARNING.format(store=arguments.store))
         pulled = pull_unsigned(
-            store, directory=arguments.to, model=arguments.model, channel=arguments.channel, keep=arguments.keep
+            store,
+            directory=arguments.to,
+            model=arguments.model,
+            channel=arguments.channel,
+            keep=arguments.keep,
+            targets=tuple(arguments.target or NATIVE_TARGETS),
         )
     else:
         if arguments.root is None:
             raise TrustError(f"store {arguments.store}: is signed; --root must name the root file to trust")
         pulled = pull(
             store, arguments.root, directory=arguments.to, model=arguments.model, channel=arguments.channel,
-            keep=arguments.keep, development=arguments.development,
+            keep=arguments.keep, development=arguments.development, targets=tuple(arguments.target or NATIVE_TARGETS),
         )  # fmt: skip
     done = pulled.installed
     was = f", was release {pulled.before}" if pulled.before not in (None, done.release) else ""
@@ -99,6 +108,7 @@ def run_pull(arguments: argparse.Namespace) -> int:
         f"{done.model} {done.channel}: release {done.release}, version {done.version}, bundle {done.bundle}",
         f"{'installed' if pulled.changed else 'is installed already'} in {done.folder}{was}; "
         f"expires {done.expires_at or 'never'}",
+        f"engine packs: {', '.join(done.installed_targets()) or 'none'}",
         *(f"removed {name}" for name in pulled.removed),
     ])  # fmt: skip
     return 0
@@ -113,8 +123,12 @@ def pull(
     channel: str = "champion",
     keep: int = 3,
     development: bool = False,
+    targets: Sequence[str] = NATIVE_TARGETS,
 ) -> Pulled:
-    """Install what the signed channel releases; TrustError and nothing changed if any of it can't be trusted."""
+    """Install what the signed channel releases; TrustError and nothing changed if any of it can't be trusted.
+
+    `targets`: whose engine packs come along (`chosen_packs`).
+    """
     place = Place(directory, model, channel)
     with _pulling(place):
         place.prepare()
@@ -126,13 +140,23 @@ def pull(
             _check_release(release, custom, place)
             _check_installed(place, release.release, raw, signed=True)
 
+            packs = chosen_packs(release.packs, targets)
+
             def files() -> Files:
-                return _signed_files(store, signed, release, place) | {RELEASE_JSON: raw}
+                return _signed_files(store, signed, release, packs, place) | {RELEASE_JSON: raw}
 
-            return _finish(place, release.release, release.bundle, raw, files, keep)
+            return _finish(place, release.release, release.bundle, raw, packs, files, keep)
 
 
-def pull_unsigned(store: BlobStore, *, directory: Path, model: str, channel: str, keep: int = 3) -> Pulled:
+def pull_unsigned(
+    store: BlobStore,
+    *,
+    directory: Path,
+    model: str,
+    channel: str,
+    keep: int = 3,
+    targets: Sequence[str] = NATIVE_TARGETS,
+) -> Pulled:
     """Install what the ledger's champion is, on the ledger's word alone; for development."""
     place = Place(directory, model, channel)
     with _pulling(place):
@@ -146,18 +170,41 @@ def pull_unsigned(store: BlobStore, *, directory: Path, model: str, channel: str
         version = state.resolve(channel)
         champion = state.champion
         assert champion is not None  # resolve refuses a channel that names nothing
+        decided = events[champion.seq - 1].details
         values = {
             "model": model, "channel": channel, "release": champion.number, "version": version.version,
-            "bundle": version.bundle, "expires_at": events[champion.seq - 1].details.get("expires_at"),
+            "bundle": version.bundle, "expires_at": decided.get("expires_at"),
+            **({"packs": decided["packs"]} if "packs" in decided else {}),
         }  # fmt: skip
         raw = canonical_json(values)
         parse_unsigned(raw, events[champion.seq - 1].key)
         _check_installed(place, champion.number, raw, signed=False)
 
-        def files() -> Files:
-            return _unsigned_files(store, version.bundle, place) | {UNSIGNED_JSON: raw}
+        packs = chosen_packs(decided.get("packs", {}), targets)
 
-        return _finish(place, champion.number, version.bundle, raw, files, keep)
+        def files() -> Files:
+            return _unsigned_files(store, version.bundle, packs, place) | {UNSIGNED_JSON: raw}
+
+        return _finish(place, champion.number, version.bundle, raw, packs, files, keep)
+
+
+def chosen_packs(released: Mapping[str, str], targets: Sequence[str]) -> dict[str, str]:
+    """The engine packs that targets name, of those released: a target, or `native` for all of the native engine.
+
+    TrustError for a target the release doesn't have; `native` may have none, as not every machine that promotes has it.
+    """
+    chosen: dict[str, str] = {}
+    for asked in targets:
+        found = {name: released[name] for name in released if name == asked}
+        if asked in NATIVE_TARGETS:
+            found = {name: sha256 for name, sha256 in released.items() if name.startswith(f"{asked}_")}
+        elif not found:
+            there = ", ".join(sorted(released)) or "none"
+            raise TrustError(
+                f"--target {asked}: the release has no engine pack for it; there are: {there}; compile and release one"
+            )
+        chosen |= found
+    return chosen
 
 
 def _check_release(release: ReleaseFile, custom: object, place: Place) -> None:
@@ -196,7 +243,9 @@ def _check_installed(place: Place, number: int, raw: bytes, *, signed: bool) -> 
             )
 
 
-def _signed_files(store: BlobStore, signed: SignedChannel, release: ReleaseFile, place: Place) -> Files:
+def _signed_files(
+    store: BlobStore, signed: SignedChannel, release: ReleaseFile, packs: Mapping[str, str], place: Place
+) -> Files:
     """Everything a signed release names, on disk and verified; cheap checks come before large downloads."""
     model = release.model
 
@@ -217,7 +266,18 @@ def _signed_files(store: BlobStore, signed: SignedChannel, release: ReleaseFile,
         if content.length != entry.size:
             raise TrustError(f"{content.target}: {content.length} bytes were signed, {entry.size} in the manifest")
         contents[name] = content
-    place.drop_partials({item.sha256 for item in (provenance, gate_report, manifest_content, *contents.values())})
+    indices = {target: named(packed_key(sha256, PACK), sha256, MAX_PACK_JSON_BYTES) for target, sha256 in packs.items()}
+    packed: dict[str, Content] = {}
+    for target, index in indices.items():
+        pack = _pack_of(fetch(store, index, place.partial).read_bytes(), target, release.bundle)
+        packed[f"{PACKS}/{target}/{PACK}"] = index
+        for name, entry in pack.files.items():
+            content = named(packed_key(index.sha256, name), entry.sha256, MAX_FILE_BYTES)
+            if content.length != entry.size:
+                raise TrustError(f"{content.target}: {content.length} bytes were signed, {entry.size} in {PACK}")
+            packed[f"{PACKS}/{target}/{name}"] = content
+    wanted = (provenance, gate_report, manifest_content, *contents.values(), *packed.values())
+    place.drop_partials({item.sha256 for item in wanted})
     statement = fetch(store, provenance, place.partial)
     check_statement(statement.read_bytes(), release.bundle, provenance.target)
     return {
@@ -225,23 +285,51 @@ def _signed_files(store: BlobStore, signed: SignedChannel, release: ReleaseFile,
         GATE_REPORT_JSON: fetch(store, gate_report, place.partial),
         f"{BUNDLE}/{MANIFEST}": manifest_file,
         **{f"{BUNDLE}/{name}": fetch(store, content, place.partial) for name, content in contents.items()},
+        **{name: fetch(store, content, place.partial) for name, content in packed.items()},
     }
 
 
-def _unsigned_files(store: BlobStore, bundle: str, place: Place) -> Files:
-    key = bundle_key(bundle, MANIFEST)
+def _unsigned_files(store: BlobStore, bundle: str, packs: Mapping[str, str], place: Place) -> Files:
+    raw = _named_by_the_ledger(store, bundle_key(bundle, MANIFEST), bundle, MAX_MANIFEST_BYTES)
+    manifest = _manifest_of(raw, place.home.parent.name)
+    files: Files = {f"{BUNDLE}/{MANIFEST}": raw}
+    contents = {}
+    for name, entry in manifest.files.items():
+        key = bundle_key(bundle, name)
+        contents[f"{BUNDLE}/{name}"] = Content(key, key, entry.size, entry.sha256)
+    for target, sha256 in packs.items():
+        index = _named_by_the_ledger(store, packed_key(sha256, PACK), sha256, MAX_PACK_JSON_BYTES)
+        files[f"{PACKS}/{target}/{PACK}"] = index
+        for name, entry in _pack_of(index, target, bundle).files.items():
+            key = packed_key(sha256, name)
+            contents[f"{PACKS}/{target}/{name}"] = Content(key, key, entry.size, entry.sha256)
+    place.drop_partials({content.sha256 for content in contents.values()})
+    return files | {name: fetch(store, content, place.partial) for name, content in contents.items()}
+
+
+def _named_by_the_ledger(store: BlobStore, key: str, sha256: str, max_bytes: int) -> bytes:
     try:
-        raw = store.get(key, max_bytes=MAX_MANIFEST_BYTES)
+        raw = store.get(key, max_bytes=max_bytes)
     except BlobMissingError as error:
         raise TrustError(f"{key}: is missing in the store, though the ledger names it") from error
-    if sha256_hex(raw) != bundle:
-        raise TrustError(f"{key}: has sha256 {sha256_hex(raw)}, the ledger names {bundle}")
-    manifest = _manifest_of(raw, place.home.parent.name)
-    keys = {name: bundle_key(bundle, name) for name in manifest.files}
-    contents = {name: Content(keys[name], keys[name], e.size, e.sha256) for name, e in manifest.files.items()}
-    place.drop_partials({content.sha256 for content in contents.values()})
-    fetched = {f"{BUNDLE}/{name}": fetch(store, content, place.partial) for name, content in contents.items()}
-    return {f"{BUNDLE}/{MANIFEST}": raw, **fetched}
+    if sha256_hex(raw) != sha256:
+        raise TrustError(f"{key}: has sha256 {sha256_hex(raw)}, the ledger names {sha256}")
+    return raw
+
+
+def _pack_of(raw: bytes, target: str, bundle: str) -> PackManifest:
+    """What a `pack.json` says; TrustError unless it is for this target and of this bundle."""
+    try:
+        pack = parse_pack(raw)
+    except BundleError as error:
+        raise TrustError(f"the engine pack {target} is refused: {error}") from error
+    if pack.target != target:
+        raise TrustError(f"the engine pack {target} is refused: {PACK}: it is for target {pack.target!r}")
+    if pack.bundle_sha256 != bundle:
+        raise TrustError(
+            f"the engine pack {target} is refused: {PACK}: it is of bundle {pack.bundle_sha256}, not {bundle}"
+        )
+    return pack
 
 
 def _manifest_of(raw: bytes, model: str) -> Manifest:
@@ -271,19 +359,26 @@ def check_statement(raw: bytes, bundle: str, name: str) -> None:
         raise TrustError(f"{name}: the provenance statement doesn't have the bundle's {wanted['name']} as a subject")
 
 
-def _finish(place: Place, number: int, bundle: str, raw: bytes, files: Callable[[], Files], keep: int) -> Pulled:
+def _finish(
+    place: Place, number: int, bundle: str, raw: bytes, packs: Mapping[str, str], files: Callable[[], Files], keep: int
+) -> Pulled:
     """Put the release together unless it is there and intact; make it current; clear away what is old."""
     name = folder_name(number, bundle)
     target = place.releases / name
     old = place.linked_name()
     was_current = old == name
-    whole = _intact(target, raw)
+    whole = _intact(target, raw, packs)
     if not whole:
         staging = place.stage(files())
         try:
-            load_bundle(staging / BUNDLE, expected_sha256=bundle, model=place.home.parent.name)
+            staged = load_bundle(staging / BUNDLE, expected_sha256=bundle, model=place.home.parent.name)
         except BundleError as error:
             raise TrustError(f"the bundle is refused: {error}") from error
+        for name_of_pack, sha256 in packs.items():
+            try:
+                load_pack(staging / PACKS / name_of_pack, expected_sha256=sha256, bundle=staged, target=name_of_pack)
+            except BundleError as error:
+                raise TrustError(f"the engine pack {name_of_pack} is refused: {error}") from error
         place.install(name)
     sync_folder(place.releases)  # an earlier pull may have been killed before that
     if not was_current:
@@ -294,17 +389,17 @@ def _finish(place: Place, number: int, bundle: str, raw: bytes, files: Callable[
     return Pulled(read_installed(target), before, not (whole and was_current), tuple(removed))
 
 
-def _intact(folder: Path, raw: bytes) -> bool:
-    """Whether the release is there already, every byte of its bundle as it should be."""
+def _intact(folder: Path, raw: bytes, packs: Mapping[str, str]) -> bool:
+    """Whether the release is there already, with these engine packs, every byte of all of it as it should be."""
     if not folder.is_dir():
         return False
     try:
         installed = read_installed(folder)
-        installed.load()
+        installed.load_packs(installed.load())
     except (BundleError, TrustError) as error:
         sys.stderr.write(f"{folder} is damaged and is fetched again: {error}\n")
         return False
-    return installed.raw == raw
+    return installed.raw == raw and packs.keys() <= set(installed.installed_targets())
 
 
 @contextmanager

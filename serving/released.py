@@ -19,11 +19,13 @@ from pathlib import Path
 from serving.blobstore import BlobStore, open_store
 from serving.bundle import Bundle, fetch_bundle, load_bundle
 from serving.demo import DEMO_CHAIN, DEMO_FILES, unpack_demo
+from serving.engine_pack import EnginePack, fetch_pack
 from serving.errors import BundleError, DataError, TrustError
 from serving.folder_store import FolderStore
 from serving.installed import Installed, is_development, open_installed
-from serving.ledger import Ledger
+from serving.ledger import Ledger, fold
 from serving.normal import Array
+from serving.release import are_packs
 from serving.tables import Market
 
 UNSIGNED = "from an unsigned store"
@@ -39,6 +41,7 @@ class Released:
     release: int | None  # None for a challenger, which hasn't been released
     expires_at: str | None = None  # UTC, TIME_FORMAT; None if it wasn't pulled, or doesn't expire
     expired: bool = False
+    packs: tuple[EnginePack, ...] = ()  # engine packs at hand, verified
     note: str = ""  # why nothing, or no more than somebody's development key, vouches for it
 
     def title(self) -> str:
@@ -67,16 +70,21 @@ def resolve(arguments: argparse.Namespace, stack: ExitStack) -> Released:
 def _installed(directory: Path, model: str, channel: str, stack: ExitStack) -> Released:
     found: Installed = open_installed(directory, model, channel, stack)
     note = "signed with development keys" if found.signed and is_development(directory) else ""
+    bundle = found.load()
     return Released(
-        found.load(), channel, found.version, found.release, found.expires_at, found.expired(datetime.now(UTC)),
-        note if found.signed else UNSIGNED,
+        bundle, channel, found.version, found.release, found.expires_at, found.expired(datetime.now(UTC)),
+        tuple(found.load_packs(bundle)), note if found.signed else UNSIGNED,
     )  # fmt: skip
 
 
 def _unsigned(store_url: str, model: str, channel: str, stack: ExitStack) -> Released:
-    """The channel's bundle on the ledger's word: verified in place in a folder, else in a temporary copy."""
+    """The channel's bundle on the ledger's word: verified in place in a folder, else in a temporary copy.
+
+    Of its engine packs those of the native engine come along.
+    """
     store = existing_store(store_url)
-    state = Ledger(store, model).state()
+    events = Ledger(store, model).events()
+    state = fold(model, events)
     version = state.resolve(channel)
     if isinstance(store, FolderStore):
         folder = store.root / "bundles" / version.bundle
@@ -91,7 +99,15 @@ def _unsigned(store_url: str, model: str, channel: str, stack: ExitStack) -> Rel
             raise BundleError(f"bundle {version.bundle}: is of model {found!r}, not {model!r}")
     champion = state.champion
     released = champion.number if champion is not None and channel == "champion" else None
-    return Released(bundle, channel, version.version, released, note=UNSIGNED)
+    named = events[champion.seq - 1].details.get("packs", {}) if champion is not None and released else {}
+    if not are_packs(named):
+        raise BundleError(f"the ledger of {model}: unusable engine packs: {named!r:.100}")
+    packs = []
+    for target, sha256 in named.items():
+        if target.startswith("native_"):
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="strikeforge-"))
+            packs.append(fetch_pack(store, sha256, Path(temporary), bundle=bundle, target=target))
+    return Released(bundle, channel, version.version, released, packs=tuple(packs), note=UNSIGNED)
 
 
 def existing_store(store_url: str) -> BlobStore:

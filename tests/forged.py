@@ -187,8 +187,8 @@ def moment(
     values = json.loads(release.to_bytes())
     if edit_release:
         edit_release(values)
-        if values.keys() == vars(release).keys():
-            release = ReleaseFile(**values)
+        if values.keys() == json.loads(release.to_bytes()).keys():
+            release = ReleaseFile(**{name: value for name, value in values.items() if name != "format"})
     repeated = custom(release.custom()) if custom else release.custom()
     raw = (release_bytes or bytes)(canonical_json(values))
     content = {

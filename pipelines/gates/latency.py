@@ -1,11 +1,14 @@
 """Latency: a market step and a chain of contracts stay within a budget, on the machine that promotes.
 
-In: the stored bundle in `engine`, the same calls in the null engine, the exam's windows and contracts. Timed per call,
+In: the stored bundle in each of `engines` that runs it here, in each of `precisions` (an engine that has only fp32 in
+that alone), the same calls in the null engine, the exam's windows and contracts. Timed per call,
 from Python, one thread, after warm-up: `step` is `evaluate` of the newest market step of an exam date whose earlier
 steps are committed; `chain` is `head` over a date's contracts. Both engines take turns call by call, so that both meet
 the same machine; a repeat gives p50 and p99 of each. Reported: the median over repeats of the engine's p50, and of its
 p99 less the null engine's (`p99_excess`): what the machine does to a loop that computes nothing isn't the model's.
-Steps slower than SLOW_US are timed a tenth as often. `value` is the largest share of a budget.
+Steps slower than SLOW_US are timed a tenth as often. `value` is the largest share of a budget; every engine that was
+measured must keep them. Engines that can't run here are named; at least one must. Figures of the first stand at the
+top, those of all under `engines`, with the CPU's name: engine packs repeat them (pipelines/native_packs.py).
 Figures differ from run to run: they are in the report, but aren't part of its verdict (pipelines/gate_report.py).
 """
 
@@ -17,11 +20,15 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from pipelines.config import CLOSED, Count, Positive
 from pipelines.gate_context import GateContext, GateOutcome
-from serving.engine import Engine, Floats, open_engine
+from serving.bundle import Bundle
+from serving.engine import REDUCED, Engine, Floats, open_engine, unavailable_engines
+from serving.errors import DataError, EngineError
+from serving.machine import cpu_name
 from serving.pricing import feature_spec
 
 if TYPE_CHECKING:
@@ -39,7 +46,8 @@ SLOW_US = 100.0
 class Settings:
     """Budgets in microseconds, generous: ONNX Runtime takes 20 to 400 for a step; tighten them for your hosts."""
 
-    engine: str = "ort"
+    engines: tuple[str, ...] = Field(default=("native", "ort"), min_length=1)
+    precisions: tuple[str, ...] = Field(default=("fp32", "bf16", "int8"), min_length=1)
     calls: Count = 20_000  # over all repeats
     repeats: Count = 5
     step_p50_us: Positive = 1_000.0
@@ -52,22 +60,54 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
     """See the module."""
     bundle = context.bundle()
     spec = feature_spec(bundle)
-    engine, null = open_engine(bundle, settings.engine), open_engine(bundle, "null")
+    running, why_not = _engines(bundle, settings)
+    if not running:
+        raise DataError(f"no engine could be timed here: {'; '.join(why_not)}")
+    null = open_engine(bundle, "null")
+    measured = {name: _measure(engine, null, spec, context.exam, settings) for name, engine in running.items()}
+    budgets = [name for name in next(iter(measured.values())) if hasattr(settings, name)]
+    shares = {
+        (engine, name): figures[name] / float(getattr(settings, name))
+        for engine, figures in measured.items()
+        for name in budgets
+    }
+    over = [one for one, share in shares.items() if not share <= 1.0]
+    message = "; ".join(
+        f"{engine}: {_words(name)} {measured[engine][name]:.1f} us {'>' if (engine, name) in over else '<='} "
+        f"{getattr(settings, name):g}"
+        for engine, name in over or shares
+    )
+    rows = int(np.median([_contracts(context.exam, place) for place in _places(context.exam)]))
+    runtimes = ", ".join(dict.fromkeys(engine.info().runtime for engine in running.values()))
+    message = "; ".join([message, f"a chain is {rows} contracts, a median of dates", runtimes, *why_not])
+    told = {name: {**figures, "runtime": running[name].info().runtime} for name, figures in measured.items()}
+    figures = {**next(iter(measured.values())), "chain_contracts": rows, "engines": told, "cpu": cpu_name()}
+    return GateOutcome(NAME, not over, max(shares.values()), 1.0, message, figures)
+
+
+def _engines(bundle: Bundle, settings: Settings) -> tuple[dict[str, Engine], list[str]]:
+    """The engines to time, by back end and precision; and why the others aren't."""
+    running: dict[str, Engine] = {}
+    why_not = []
+    unavailable = unavailable_engines()
+    for backend in settings.engines:
+        if unavailable.get(backend) is not None:
+            why_not.append(f"{backend} not timed: {unavailable[backend]}")
+            continue
+        for precision in settings.precisions if backend in REDUCED else ("fp32",):
+            try:
+                running[f"{backend} {precision}"] = open_engine(bundle, backend, precision=precision)
+            except EngineError as error:
+                why_not.append(f"{backend} {precision} not timed: {error}")
+    return running, why_not
+
+
+def _measure(engine: Engine, null: Engine, spec: FeatureSpec, exam: Exam, settings: Settings) -> dict[str, float]:
     measured: dict[str, float] = {}
     for part, calls in (("step", _steps), ("chain", _chains)):
-        ours, theirs = calls(engine, spec, context.exam), calls(null, spec, context.exam)
+        ours, theirs = calls(engine, spec, exam), calls(null, spec, exam)
         measured |= {f"{part}_{name}": value for name, value in timed(ours, theirs, settings).items()}
-    budgets = {name: float(getattr(settings, name)) for name in measured if hasattr(settings, name)}
-    rows = int(np.median([_contracts(context.exam, place) for place in _places(context.exam)]))
-    shares = {name: measured[name] / budget for name, budget in budgets.items()}
-    worst = max(shares, key=lambda name: shares[name])
-    over = [name for name in budgets if not shares[name] <= 1.0]
-    message = "; ".join(
-        f"{_words(name)} {measured[name]:.1f} us {'>' if name in over else '<='} {budgets[name]:g}"
-        for name in over or budgets
-    )
-    message += f"; a chain is {rows} contracts, a median of dates; {engine.info().runtime}"
-    return GateOutcome(NAME, not over, shares[worst], 1.0, message, {**measured, "chain_contracts": rows})
+    return measured
 
 
 def _words(name: str) -> str:

@@ -1,9 +1,11 @@
 """Parity: every engine there is answers like the trained net, on the golden vectors and on the exam's real features.
 
 In: the stored bundle, its golden vectors, the exam with the trained net's own answers. Every back end of
-serving/engine.py that computes and can run here is asked, in every way the bundle holds a file for (the `window` file,
-the `step` file run over the window from zero state). Tolerances are the manifest's. Engines that can't run here are
-named; those of `required` must run. `value` is the largest difference in units of what is allowed.
+serving/engine.py that computes and can run this bundle here is asked, in every way the bundle holds a file for (the
+`window` file, the `step` file run over the window from zero state), in fp32: tolerances are the manifest's; reduced
+precisions are pipelines/gates/precision.py's. Engines that aren't here, or that refuse the net, are named with the
+reason; those of `required` must run. An engine that runs and answers otherwise fails the gate, required or not.
+`value` is the largest difference in units of what is allowed; figure `admitted` lists the engines that were compared.
 """
 
 from __future__ import annotations
@@ -16,14 +18,22 @@ from pydantic.dataclasses import dataclass
 
 from pipelines.config import CLOSED
 from pipelines.gate_context import GateContext, GateOutcome
-from pipelines.parity import SEMANTICS_OF_ROLE, ParityCheck, recompute
+from pipelines.parity import ParityCheck, recompute, ways_of
 from serving.bundle import Bundle
-from serving.engine import BACKENDS, IV_TOLERANCE, SURFACE_TOLERANCE, tolerance_of, unavailable_engines
-from serving.errors import DataError
+from serving.engine import (
+    BACKENDS,
+    IV_TOLERANCE,
+    SURFACE_TOLERANCE,
+    open_engine,
+    open_surface_engine,
+    tolerance_of,
+    unavailable_engines,
+)
+from serving.errors import BundleError, DataError, EngineError
 
 NAME = "parity"
 NOT_COMPUTING = ("null",)  # answers zeros, to measure overhead
-SURFACE_BACKENDS = ("ort",)  # those `open_surface_engine` has
+REFERENCE = "ort"  # what it can't open is no bundle; another engine may lack what a net is made of
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -36,9 +46,8 @@ class Settings:
 def check(context: GateContext, settings: Settings) -> GateOutcome:
     """See the module."""
     bundle = context.bundle()
-    backends = SURFACE_BACKENDS if bundle.manifest.task == "surface" else BACKENDS
-    why_not = unavailable_engines()
-    computing = [name for name in backends if name not in NOT_COMPUTING]
+    computing = [name for name in BACKENDS if name not in NOT_COMPUTING]
+    why_not = {name: why_not_here(bundle, name) for name in computing}
     running = [name for name in computing if why_not[name] is None]
     if lacking := [name for name in settings.required if name not in running]:
         reasons = "; ".join(
@@ -55,9 +64,27 @@ def check(context: GateContext, settings: Settings) -> GateOutcome:
         message = f"{len(checks)} comparisons agree, at the worst {message}"
     skipped = [f"{name} not asked: {why_not[name]}" for name in computing if name not in running]
     listed = [{"name": one.name, "difference": one.difference, "tolerance": one.tolerance} for one in checks]
-    figures = {"checks": listed, "not_here": skipped}
+    figures = {"checks": listed, "not_here": skipped, "admitted": running if not failed else []}
     value = worst.excess if math.isfinite(worst.excess) else None
     return GateOutcome(NAME, not failed, value, 1.0, "; ".join([message, *skipped]), figures)
+
+
+def why_not_here(bundle: Bundle, backend: str) -> str | None:
+    """Why an engine can't run a bundle on this machine, or None.
+
+    Only an engine other than the reference may refuse a net; what the reference refuses is the bundle's fault.
+    """
+    reason = unavailable_engines()[backend]
+    if reason is not None or backend == REFERENCE:
+        return reason
+    try:
+        if bundle.manifest.task == "surface":
+            open_surface_engine(bundle, backend)
+        else:
+            open_engine(bundle, backend)
+    except (EngineError, BundleError) as error:
+        return f"refuses this net: {error}"
+    return None
 
 
 def compare(context: GateContext, bundle: Bundle, backend: str) -> list[ParityCheck]:
@@ -72,9 +99,8 @@ def compare(context: GateContext, bundle: Bundle, backend: str) -> list[ParityCh
         found = {"": answer(bundle, context.exam, backend=backend)}
         tolerance = tolerance_of(bundle, SURFACE_TOLERANCE)
     else:
-        roles = [role for role in SEMANTICS_OF_ROLE if all(role in member.files for member in bundle.manifest.members)]
-        found = {f" ({role})": answer(bundle, context.exam, backend=backend, semantics=SEMANTICS_OF_ROLE[role])
-                 for role in roles}  # fmt: skip
+        found = {f" ({role})": answer(bundle, context.exam, backend=backend, semantics=semantics)
+                 for role, semantics in ways_of(bundle).items()}  # fmt: skip
         tolerance = tolerance_of(bundle, IV_TOLERANCE)
     return golden + [_distance(f"{backend}: exam{way}", values, wanted, tolerance) for way, values in found.items()]
 

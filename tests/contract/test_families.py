@@ -52,7 +52,19 @@ class Made:
     def host(self, *arguments: object) -> int:
         """Exit code of `strikeforge-host`."""
         command, *rest = arguments
-        told = [command, "--model", self.family, "--channel", "champion", "--store", self.store, "--development", *rest]
+        told = [
+            command,
+            "--engine",
+            "ort",
+            "--model",
+            self.family,
+            "--channel",
+            "champion",
+            "--store",
+            self.store,
+            "--development",
+            *rest,
+        ]
         return run_command(main, [str(one) for one in told])
 
 

@@ -76,15 +76,30 @@ def test_host_installs_alone_and_prices(tmp_path: Path, capsys: pytest.CaptureFi
     told = (host, "pull", "--model", MODEL, "--store", "store", "--root", "root.json", "--to", "releases")
     assert "installed in" in run(*told, where=tmp_path)
     assert "is installed already" in run(*told, where=tmp_path)
-    out = run(host, "price", "--model", MODEL, "--from", "releases", "--demo", "--out", "out.csv", where=tmp_path)
+    out = run(
+        host,
+        "price",
+        "--engine",
+        "ort",
+        "--model",
+        MODEL,
+        "--from",
+        "releases",
+        "--demo",
+        "--out",
+        "out.csv",
+        where=tmp_path,
+    )
     assert "volatilities as expected" in out
     assert (tmp_path / "out.csv").exists()
     assert "engine ort: available" in run(host, "info", where=tmp_path)
-    assert "BROKEN" not in run(host, "inspect", "--model", MODEL, "--from", "releases", where=tmp_path)
+    assert "BROKEN" not in run(
+        host, "inspect", "--engine", "ort", "--model", MODEL, "--from", "releases", where=tmp_path
+    )
 
     find = f"import importlib.util as u; print([n for n in {FORBIDDEN!r} if u.find_spec(n)])"
     assert run(python, "-c", find, where=tmp_path).strip() == "[]"
-    demo = ["price", "--model", MODEL, "--from", "releases", "--demo", "--out", "out.parquet"]
+    demo = ["price", "--engine", "ort", "--model", MODEL, "--from", "releases", "--demo", "--out", "out.parquet"]
     asked = finished([str(host), *demo], tmp_path)
     assert asked.returncode == 3
     assert "strikeforge[parquet]" in asked.stderr

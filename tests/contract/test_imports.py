@@ -88,8 +88,8 @@ def test_pricing_imports_only_its_engine_and_the_table_library_asked_for(tmp_pat
     store = demo_store(tmp_path)
     chain, path, now = write_market(tmp_path, small_market(6, anchors=False), suffix)
     modules, _ = modules_after(
-        run_main("price", "--model", MODEL, "--store", store, "--development", "--chain", chain, "--path", path,
-                 "--now", now, "--out", tmp_path / f"out{suffix}")
+        run_main("price", "--engine", "ort", "--model", MODEL, "--store", store, "--development", "--chain", chain,
+                 "--path", path, "--now", now, "--out", tmp_path / f"out{suffix}")
     )  # fmt: skip
     assert (tmp_path / f"out{suffix}").exists()
     assert not modules & set(HEAVY)
@@ -104,6 +104,8 @@ def test_pulling_imports_the_trust_library_pricing_what_was_pulled_doesnt(tmp_pa
     modules, _ = modules_after(run_main("pull", *model, "--store", store, "--root", tmp_path / "root.json", "--to", to))
     assert "tuf" in modules
     assert not modules & {*HEAVY, *OPTIONAL}
-    modules, _ = modules_after(run_main("price", *model, "--from", to, "--demo", "--out", tmp_path / "out.csv"))
+    modules, _ = modules_after(
+        run_main("price", "--engine", "ort", *model, "--from", to, "--demo", "--out", tmp_path / "out.csv")
+    )
     assert modules & set(OPTIONAL) == {"onnxruntime"}
     assert not modules & {*HEAVY, "tuf", "securesystemslib", "cryptography"}

@@ -47,8 +47,8 @@ def test_what_was_decided_and_signed_is_fine(original: ReleaseDesk) -> None:
     found = verify.verify("tiny", original.store, root=original.root, aliases=original.aliases())
     assert found.breaks == ()
     assert {layer.name: layer.looked_at for layer in found.layers} == {
-        "signatures": 5, "release": 9, "ledger": 7, "bundle files": 2 * 6, "gate reports": 5, "exams": 2,
-        "provenance": 3, "MLflow's aliases": 2,
+        "signatures": 5, "release": 9, "ledger": 7, "bundle files": 2 * 6, "gate reports": 5, "engine packs": 0,
+        "exams": 2, "provenance": 3, "MLflow's aliases": 2,
     }  # fmt: skip
     (note,) = found.notes
     assert "a development channel" in note

@@ -16,7 +16,7 @@ from serving.folder_store import FolderStore
 from serving.ledger import Ledger
 from tests.forged import MODEL, Files, moment, rebundled, write_store
 from tests.serving import test_cli
-from tests.serving.test_cli import demo_bundle, demo_store
+from tests.serving.test_cli import demo_bundle, demo_store, on_ort
 from tests.serving.test_pricing import small_market
 from tests.tiny_bundle import tiny_bundle
 
@@ -24,7 +24,7 @@ DEVELOPMENT = {"x-strikeforge-kind": "development"}
 
 
 def host(*arguments: object) -> int:
-    return run_command(main, [str(one) for one in arguments])
+    return run_command(main, on_ort(*arguments))
 
 
 def sealed_demo(folder: Path, number: int, **changes: object) -> Files:

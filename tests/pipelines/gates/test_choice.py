@@ -23,6 +23,7 @@ PROMISED = {
     "arbitrage",
     "greeks",
     "parity",
+    "precision",
     "size",
     "lineage",
     "clean",

@@ -44,7 +44,7 @@ def test_a_good_version_passes_every_gate(world: World) -> None:
     gated = asked(world, world.register(world.bundle()))
     assert [(one.name, one.message) for one in gated.outcomes if not one.passed] == []
     assert [one.name for one in gated.outcomes][:2] == ["integrity", "accuracy"]
-    assert len(gated.outcomes) == 11
+    assert len(gated.outcomes) == 12
     assert gated.not_asked == ()
     report = json.loads(gated.report)
     assert (report["passed"], report["approve_by"], report["champion"]) == (True, "Ann", None)
@@ -56,6 +56,7 @@ WAYS_TO_FAIL = {
     "arbitrage": ["gate.arbitrage.largest_volatility=0.01"],
     "greeks": ["gate.greeks.tolerance=1e-12"],
     "parity": ["gate.parity.required=[abacus]"],
+    "precision": ["gate.precision.precisions=[]", "gate.precision.required=[int8]"],
     "size": ["gate.size.max_bytes=1"],
     "lineage": ["gate.lineage.required=[colour]"],
     "clean": [],
@@ -86,7 +87,7 @@ def test_one_gate_that_says_no_changes_nothing(world: World, failing: str) -> No
     assert failing in refused
     if failing not in ("integrity", "feature_spec"):
         assert refused == {failing}
-    assert len(gated.outcomes) == 11
+    assert len(gated.outcomes) == 12
     assert contents(world) == before  # asking writes nothing
 
     class Ready:
@@ -112,7 +113,7 @@ def test_a_surface_model_passes_what_it_is_asked(tmp_path: Path) -> None:
     world = World(tmp_path, "surface_vae")
     gated = asked(world, world.register(world.bundle(), lineage=LINEAGE | MATCHING), "gate.size.enabled=false")
     assert [(one.name, one.message) for one in gated.outcomes if not one.passed] == []
-    assert gated.not_asked == ("size", "latency")
+    assert gated.not_asked == ("precision", "size", "latency")
 
 
 MATCHING = {"quotes_sha256": "ab" * 32, "trained_config_sha256": "ab" * 32}  # as tests/tiny_surface.py has them
@@ -277,8 +278,8 @@ def test_the_page_shows_every_gate_and_escapes_what_people_typed(world: World) -
     page = render(gated.report)
     assert "<b>Ann" not in page
     assert "&lt;b&gt;Ann&lt;/b&gt;" in page
-    assert "Refused: 1 of 10 gates say no (size)" in page
-    assert len(re.findall(r'class="passed"', page)) == 9
+    assert "Refused: 1 of 11 gates say no (size)" in page
+    assert len(re.findall(r'class="passed"', page)) == 10
     assert len(re.findall(r'class="FAILED"', page)) == 1
     assert len(re.findall(r'class="not-asked"', page)) == 1
     assert "<b>Not asked:</b> clean." in page

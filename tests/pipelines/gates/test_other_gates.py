@@ -205,7 +205,7 @@ def test_p50_and_excess_by_a_clock_that_is_known(
 
 
 def test_an_engine_there_is_not_fails(world: World) -> None:
-    outcome = ask("latency", world.context(world.register(world.bundle())), engine="abacus")
+    outcome = ask("latency", world.context(world.register(world.bundle())), engines=["abacus"])
     assert not outcome.passed
     assert "there is no engine 'abacus'" in outcome.message
 

@@ -1,0 +1,210 @@
+"""An engine that may serve: opened, held to its golden vectors, its latency probed, or refused with the reason.
+
+Data in: a verified bundle, the engine packs of its release, which engine and precision to run, a budget. Data out:
+`Warm`: the engine and what was found. Every command that serves opens its engine here.
+
+What it is held to: fp32 to the golden vectors within the manifest's tolerances. A reduced precision (bf16, int8) to the
+answers that its pack recorded where it was admitted (`native_packs`): within the manifest's tolerances where the same
+version and instruction set answers again, since that is the same arithmetic; else within REORDERED units of the
+precision's rounding, of the largest recorded value: two instruction sets each round a value at most twice on the way
+(operand and result), in either direction. A precision without a pack wasn't admitted and doesn't run.
+The probe times single market steps, one thread, from Python. `max_step_us` is a promise of the caller: a p99 above it
+is refused. Without one, the p99 budget the pack recorded is a warning.
+Invariants: nothing falls back to another engine or precision; a mismatch or a breach is an EngineError naming it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from serving.bundle import Bundle
+from serving.engine import (
+    CONTEXT_TOLERANCE,
+    IV_TOLERANCE,
+    Engine,
+    Parity,
+    SurfaceEngine,
+    golden_parity,
+    open_engine,
+    open_surface_engine,
+    surface_parity,
+    tolerance_of,
+)
+from serving.engine_pack import EnginePack, check_pack_of
+from serving.errors import BundleError, EngineError
+from serving.golden import GOLDEN, golden_answers
+from serving.machine import library_version
+
+FP32 = "fp32"
+ROUNDING = {"bf16": 2.0**-8, "int8": 1.0 / 254.0}  # half a step, relative to 1 (bf16) or to the scale (int8)
+REORDERED = 4  # of those: twice on the way, on either side
+PACK_GOLDEN = "golden.npz"
+RUNTIME = "engine_runtime"  # key of a native pack's configuration: what recorded the answers, in the engine's own words
+BUDGET_US = "step_p99_budget_us"  # key of a pack's latency
+PROBES, PROBE_WARM_UP = 4_000, 200
+REMEDY = "choose another engine (--engine ort)"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Microseconds of a single market step, from Python; `budget_us` and where it comes from, if there is one."""
+
+    p50_us: float
+    p99_us: float
+    budget_us: float | None
+    warning: str = ""
+
+    def line(self) -> str:
+        """For people."""
+        budget = "" if self.budget_us is None else f", budget {self.budget_us:g} us for p99"
+        return f"a market step takes {self.p50_us:.1f} us (p50), {self.p99_us:.1f} us (p99){budget}{self.warning}"
+
+
+@dataclass(frozen=True)
+class Warm:
+    """An engine and what it was held to; `probe` where it was asked for."""
+
+    engine: Engine
+    parities: tuple[Parity, ...]
+    held_to: str
+    probe: Probe | None = None
+
+    def require_parity(self) -> None:
+        """EngineError naming what the engine doesn't reach."""
+        broken = [one for one in self.parities if not one.holds]
+        if broken:
+            said = "; ".join(
+                f"{one.name} differs by {one.max_abs_difference:.3g}, tolerance {one.tolerance:g}" for one in broken
+            )
+            info = self.engine.info()
+            raise EngineError(
+                f"golden parity is broken: {info.runtime} doesn't reach {self.held_to}: {said}; don't use this engine "
+                f"on this machine{'' if info.backend == 'ort' else f': {REMEDY}'}"
+            )
+
+
+def held_engine(bundle: Bundle, packs: Sequence[EnginePack], backend: str, precision: str = FP32) -> Warm:
+    """The engine asked for and how far it is from what it must answer; judges nothing yet."""
+    engine = _open(bundle, backend, precision)
+    pack = None if precision == FP32 else pack_of(bundle, packs, backend, precision)
+    parities, held_to = held(bundle, engine, pack, precision)
+    return Warm(engine, tuple(parities), held_to)
+
+
+def open_verified_engine(
+    bundle: Bundle,
+    packs: Sequence[EnginePack],
+    backend: str,
+    precision: str = FP32,
+    *,
+    max_step_us: float | None = None,
+    probe: bool = True,
+) -> Warm:
+    """The engine that will serve, held to what it must answer; EngineError or BundleError where it may not serve."""
+    warm = held_engine(bundle, packs, backend, precision)
+    warm.require_parity()
+    if not probe and max_step_us is None:
+        return warm
+    pack = next((one for one in packs if _is_for(one, backend, precision)), None)
+    return replace(warm, probe=probed(bundle, warm.engine, pack, max_step_us))
+
+
+def open_verified_surface_engine(bundle: Bundle, backend: str) -> tuple[SurfaceEngine, tuple[Parity, ...]]:
+    """The surface engine that will serve, its golden surfaces recomputed; EngineError where it may not serve."""
+    try:
+        engine = open_surface_engine(bundle, backend)
+    except EngineError as error:
+        raise _with_remedy(error, backend) from error
+    return engine, tuple(surface_parity(bundle, engine))
+
+
+def pack_of(bundle: Bundle, packs: Sequence[EnginePack], backend: str, precision: str) -> EnginePack:
+    """The release's pack of an engine and precision; EngineError if there is none."""
+    for pack in packs:
+        if _is_for(pack, backend, precision):
+            check_pack_of(pack.manifest, bundle)
+            return pack
+    there = ", ".join(sorted(pack.manifest.target for pack in packs)) or "none"
+    raise EngineError(
+        f"engine {backend} {precision}: the release has no engine pack of it here (there are: {there}), so this "
+        f"precision wasn't admitted, or wasn't pulled; use --precision {FP32}, or pull with --target {backend}"
+    )
+
+
+def _is_for(pack: EnginePack, backend: str, precision: str) -> bool:
+    return (pack.manifest.backend, pack.manifest.precision) == (backend, precision)
+
+
+def _open(bundle: Bundle, backend: str, precision: str) -> Engine:
+    try:
+        return open_engine(bundle, backend, precision=precision)
+    except EngineError as error:
+        raise _with_remedy(error, backend) from error
+
+
+def _with_remedy(error: EngineError, backend: str) -> EngineError:
+    return error if backend == "ort" or REMEDY in str(error) else EngineError(f"{error}; {REMEDY}")
+
+
+def held(bundle: Bundle, engine: Engine, pack: EnginePack | None, precision: str) -> tuple[list[Parity], str]:
+    """Every comparison, and in words what was compared with."""
+    if precision == FP32 or pack is None:
+        return golden_parity(bundle, engine), "the bundle's golden vectors"
+    recorded = pack.arrays(PACK_GOLDEN)
+    found = golden_answers(bundle.arrays(GOLDEN), engine)
+    by = (pack.manifest.configuration.get(RUNTIME), pack.manifest.runtime["version"])
+    same = by == (engine.info().runtime, library_version())
+    where = "the same engine" if same else f"{by[0]}, version {by[1]}"
+    checks = []
+    for name, tolerance in (("context", CONTEXT_TOLERANCE), ("iv", IV_TOLERANCE)):
+        if name not in recorded or recorded[name].shape != found[name].shape:
+            raise BundleError(
+                f"{PACK_GOLDEN} of engine pack {pack.sha256}: lacks {name!r} of shape {found[name].shape}"
+            )
+        answers = recorded[name].astype(np.float64)
+        allowed = tolerance_of(bundle, tolerance)
+        if not same:
+            allowed = max(allowed, REORDERED * ROUNDING[precision] * float(np.max(np.abs(answers))))
+        difference = float(np.max(np.abs(found[name].astype(np.float64) - answers)))
+        checks.append(Parity(f"{name} ({precision})", difference, allowed))
+    return checks, f"the answers that its pack recorded with {where}"
+
+
+def probed(bundle: Bundle, engine: Engine, pack: EnginePack | None, max_step_us: float | None) -> Probe:
+    """The probe against the budget; EngineError for a breach of `max_step_us`."""
+    figures = (pack.manifest.latency or {}) if pack is not None else {}
+    p50, p99 = probe_step(bundle, engine)
+    if max_step_us is not None:
+        if not p99 <= max_step_us:
+            raise EngineError(
+                f"{engine.info().runtime}: a market step takes {p99:.1f} us (p99; p50 {p50:.1f} us), more than the "
+                f"--max-step-us {max_step_us:g} asked for; pin the process to a quiet core, or allow more"
+            )
+        return Probe(p50, p99, max_step_us)
+    budget = figures.get(BUDGET_US)
+    warning = ": WARNING, over the budget of the release" if budget is not None and not p99 <= budget else ""
+    return Probe(p50, p99, budget, warning)
+
+
+def probe_step(bundle: Bundle, engine: Engine) -> tuple[float, float]:
+    """p50 and p99 of `evaluate` in microseconds, over the golden windows' last steps; the engine is reset after it."""
+    windows = bundle.arrays(GOLDEN)["window"].astype(np.float32)
+    context = np.zeros(engine.info().context_size, np.float32)
+    engine.reset()
+    for step in windows[0][:-1]:
+        engine.advance(step)
+    steps = [np.ascontiguousarray(window[-1]) for window in windows]
+    clock, taken = time.perf_counter_ns, np.zeros(PROBES)
+    for call in range(-PROBE_WARM_UP, PROBES):
+        step = steps[call % len(steps)]
+        begin = clock()
+        engine.evaluate(step, context)
+        end = clock()
+        if call >= 0:
+            taken[call] = end - begin
+    engine.reset()
+    return float(np.median(taken)) / 1e3, float(np.quantile(taken, 0.99)) / 1e3

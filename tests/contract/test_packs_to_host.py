@@ -1,0 +1,365 @@
+"""Engine packs from promotion to host: signed with the bundle, pulled by target, refused by name, brought back by a
+rollback; and an engine serves only if it answers as its pack recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.channel.content import check_releasable
+from pipelines.provenance import store_provenance
+from pipelines.verify_content import check_packs
+from serving.bundle import Bundle, store_bundle
+from serving.canonical import canonical_json, sha256_hex
+from serving.cli import main
+from serving.engine import open_engine
+from serving.engine_pack import EnginePack, load_pack, packed_key, store_pack, write_pack
+from serving.errors import BundleError, EngineError, LedgerError, TrustError, run_command
+from serving.folder_store import FolderStore
+from serving.golden import GOLDEN, golden_answers
+from serving.ledger import Ledger
+from serving.machine import library_version
+from serving.pull import Pulled, pull, pull_unsigned
+from serving.release import parse_release
+from serving.warm import BUDGET_US, RUNTIME, open_verified_engine
+from tests.contract import test_engines
+from tests.pipelines.channel import desk
+from tests.pipelines.channel.desk import EXPIRES, Company
+from tests.stand_in_native import Moves, install
+from tests.tiny_bundle import npz_bytes
+
+MODEL = "a"  # one that tests/pipelines/channel/desk.py lets in
+TRT = "trt_rtx_sm89_fp16"
+
+
+def small_bundle(folder: Path, **other: Any) -> Bundle:
+    return test_engines.small_bundle(folder, model=MODEL, **other)
+
+
+@pytest.fixture
+def moves(monkeypatch: pytest.MonkeyPatch) -> Moves:
+    made = Moves(shift={"bf16": 1e-4, "int8": -1e-4})
+    install(monkeypatch, made)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
+
+
+def native_pack(folder: Path, bundle: Bundle, precision: str, **other: Any) -> EnginePack:
+    """As pipelines/native_packs.py makes it, with the stand-in's answers."""
+    engine = open_engine(bundle, "native", precision=precision)
+    golden = golden_answers(bundle.arrays(GOLDEN), engine)
+    arguments: dict[str, Any] = {
+        "target": f"native_{precision}", "backend": "native", "precision": precision, "library": "strikeforge",
+        "version": library_version(), "executed": True, "latency": {"step_p50_us": 5.0, BUDGET_US: 1e6},
+        "configuration": {RUNTIME: engine.info().runtime}, "files": {"golden.npz": npz_bytes(**golden)},
+    }  # fmt: skip
+    return write_pack(folder / f"native_{precision}", bundle=bundle, **(arguments | other))
+
+
+def trt_pack(folder: Path, bundle: Bundle) -> EnginePack:
+    return write_pack(
+        folder / TRT, bundle=bundle, target=TRT, backend="trt", precision="fp16", library="tensorrt-rtx", version="1.1",
+        sm="sm89", files={"member-0/step.engine": b"engine of " + bundle.sha256.encode()},
+    )  # fmt: skip
+
+
+def packs_of(folder: Path, bundle: Bundle) -> list[EnginePack]:
+    return [*(native_pack(folder, bundle, one) for one in ("fp32", "bf16")), trt_pack(folder, bundle)]
+
+
+def promote(
+    store: FolderStore, bundle: Bundle, packs: Sequence[EnginePack], named: dict[str, str] | None = None
+) -> None:
+    """What a promotion writes; `named` replaces what the event says of the packs."""
+    store_bundle(store, bundle)
+    for pack in packs:
+        store_pack(store, pack)
+    raw = canonical_json({"passed": True, "bundle": bundle.sha256})
+    report = sha256_hex(raw)
+    store.put_if_absent(f"gate-reports/{report}.json", raw)
+    ledger = Ledger(store, MODEL)
+    state = ledger.state()
+    version = len(state.versions) + 1
+    state = ledger.append(state, "registered", version=version, bundle=bundle.sha256, by="test")
+    verdict = {"passed": True, "report": report}
+    state = ledger.append(state, "gated", version=version, bundle=bundle.sha256, by="test", details=verdict)
+    provenance = store_provenance(store, state, version, gate_report=report)
+    said = named if named is not None else {pack.manifest.target: pack.sha256 for pack in packs}
+    details = {
+        "gate_report": report,
+        "provenance": provenance,
+        "expires_at": EXPIRES,
+        **({"packs": said} if said else {}),
+    }
+    ledger.append(state, "promoted", version=version, bundle=bundle.sha256, by="test", details=details)
+
+
+class Trading:
+    """A host that was given root 1."""
+
+    def __init__(self, folder: Path, store: FolderStore) -> None:
+        folder.mkdir()
+        self.folder, self.store, self.root = folder / "releases", store, folder / "root.json"
+        self.root.write_bytes(store.get("channel/1.root.json"))
+
+    def pull(self, *targets: str, **options: Any) -> Pulled:
+        asked = {"targets": targets} if targets else {}
+        return pull(self.store, self.root, directory=self.folder, model=MODEL, **asked, **options)
+
+
+@pytest.fixture
+def released(tmp_path: Path, store: FolderStore, moves: Moves) -> tuple[Company, Trading, Bundle, list[EnginePack]]:
+    bundle = small_bundle(tmp_path / "bundle")
+    packs = packs_of(tmp_path / "packs", bundle)
+    promote(store, bundle, packs)
+    company = Company(tmp_path, store)
+    company.channel().follow(MODEL)
+    return company, Trading(tmp_path / "host", store), bundle, packs
+
+
+Released = tuple[Company, Trading, Bundle, list[EnginePack]]
+
+
+def test_packs_arrive_by_target_and_verified(released: Released) -> None:
+    _, host, bundle, packs = released
+    pulled = host.pull()
+    assert pulled.installed.installed_targets() == ["native_bf16", "native_fp32"]
+    assert dict(pulled.installed.packs) == {pack.manifest.target: pack.sha256 for pack in packs}
+    assert {pack.sha256 for pack in pulled.installed.load_packs(pulled.installed.load())} == {
+        pack.sha256 for pack in packs if pack.manifest.backend == "native"
+    }
+    assert not host.pull().changed
+    again = host.pull("native", TRT)
+    assert again.changed  # the release stays the same, another pack comes along
+    assert again.installed.installed_targets() == ["native_bf16", "native_fp32", TRT]
+    assert again.installed.release == pulled.installed.release
+    with pytest.raises(TrustError, match=f"--target trt_rtx_sm80_fp16: .* there are: native_bf16, native_fp32, {TRT}"):
+        host.pull("trt_rtx_sm80_fp16")
+    assert again.installed.load().sha256 == bundle.sha256
+
+
+def test_a_release_without_packs_keeps_its_bytes_and_is_pulled(
+    tmp_path: Path, store: FolderStore, moves: Moves
+) -> None:
+    promote(store, small_bundle(tmp_path / "bundle"), [])
+    Company(tmp_path, store).channel().follow(MODEL)
+    (key,) = store.list("releases/")
+    raw = store.get(key)
+    assert b"packs" not in raw
+    assert parse_release(raw).format == 1
+    host = Trading(tmp_path / "host", store)
+    assert host.pull().installed.installed_targets() == []
+    with pytest.raises(TrustError, match="there are: none"):
+        host.pull(TRT)
+
+
+def test_a_rollback_brings_the_packs_of_then(tmp_path: Path, released: Released, store: FolderStore) -> None:
+    company, host, bundle, packs = released
+    other = small_bundle(tmp_path / "other", members=2)
+    promote(store, other, [native_pack(tmp_path / "others", other, "int8")])
+    company.channel().follow(MODEL)
+    pulled = host.pull()
+    assert (pulled.installed.bundle, pulled.installed.installed_targets()) == (other.sha256, ["native_int8"])
+    desk.roll_back(store, MODEL)
+    company.channel().follow(MODEL)
+    pulled = host.pull()
+    assert (pulled.installed.bundle, pulled.installed.release) == (bundle.sha256, 3)
+    assert pulled.installed.installed_targets() == ["native_bf16", "native_fp32"]
+    assert dict(pulled.installed.packs) == {pack.manifest.target: pack.sha256 for pack in packs}
+
+
+def test_a_channel_made_again_from_nothing_names_the_same_packs(released: Released, store: FolderStore) -> None:
+    company, host, _, _ = released
+    host.pull("native", TRT)
+    for key in store.list("channel/"):
+        store.delete(key)
+    company.channel().rebuild()
+    assert not host.pull("native", TRT).changed
+
+
+@pytest.mark.parametrize("name", ["pack.json", "golden.npz"])
+@pytest.mark.parametrize("how", ["tampered", "missing", "of another bundle"])
+def test_a_damaged_pack_is_refused_by_name_and_nothing_is_installed(
+    tmp_path: Path, released: Released, store: FolderStore, name: str, how: str
+) -> None:
+    _, host, _, packs = released
+    path = store.root / packed_key(packs[1].sha256, name)
+    path.chmod(0o600)
+    if how == "missing":
+        path.unlink()
+    elif how == "tampered":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        other = native_pack(tmp_path / "others", small_bundle(tmp_path / "other", members=2), "bf16")
+        path.write_bytes(other.read(name))
+    with pytest.raises(TrustError, match=name):
+        host.pull()
+    assert not (host.folder / MODEL / "champion" / "current").exists()
+    layer, _ = check_packs(store, Ledger(store, MODEL).events())
+    assert [problem for problem in layer.problems if name in problem]
+
+
+def test_a_pack_of_another_bundle_cant_be_decided_or_signed(tmp_path: Path, store: FolderStore, moves: Moves) -> None:
+    bundle, other = small_bundle(tmp_path / "bundle"), small_bundle(tmp_path / "other", members=2)
+    theirs = native_pack(tmp_path / "packs", other, "bf16")
+    promote(store, bundle, [theirs])
+    with pytest.raises(LedgerError, match=f"a pack of bundle {other.sha256}"):
+        check_releasable(store, MODEL, 1, Ledger(store, MODEL).events()[-1])
+    with pytest.raises(TrustError, match=f"a pack of bundle {other.sha256}"):
+        Company(tmp_path, store).channel().follow(MODEL)
+    layer, _ = check_packs(store, Ledger(store, MODEL).events())
+    assert f"is for native_bf16 of bundle {other.sha256}" in layer.problems[0]
+    with pytest.raises(TrustError, match=f"it is of bundle {other.sha256}, not {bundle.sha256}"):
+        pull_unsigned(store, directory=tmp_path / "host", model=MODEL, channel="champion")
+
+
+def test_an_old_pack_played_back_under_a_new_release_is_refused(
+    tmp_path: Path, released: Released, store: FolderStore
+) -> None:
+    """The same bundle, released with another pack: the old pack's bytes aren't what the new release's name says."""
+    _, host, bundle, packs = released
+    newer = native_pack(tmp_path / "newer", bundle, "bf16", notes=["measured again"])
+    promote_again = {pack.manifest.target: pack.sha256 for pack in packs} | {"native_bf16": newer.sha256}
+    store_pack(store, newer)
+    ledger = Ledger(store, MODEL)
+    decided = dict(ledger.events()[-1].details) | {"packs": promote_again, "renews": 1}
+    ledger.append(ledger.state(), "promoted", version=1, bundle=bundle.sha256, by="test", details=decided)
+    released[0].channel().follow(MODEL)
+    path = store.root / packed_key(newer.sha256, "pack.json")
+    path.chmod(0o600)
+    path.write_bytes(packs[1].read("pack.json"))
+    with pytest.raises(TrustError, match=r"pack\.json"):
+        host.pull()
+
+
+def test_a_pack_tampered_with_after_installation_is_refused_and_fetched_again(
+    released: Released, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, host, bundle, _ = released
+    installed = host.pull().installed
+    path = installed.folder / "packs" / "native_bf16" / "golden.npz"
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(BundleError, match=r"golden\.npz"):
+        installed.load_packs(bundle)
+    assert host.pull().changed
+    assert "is damaged and is fetched again: golden.npz" in capsys.readouterr().err
+    assert len(installed.load_packs(bundle)) == 2
+    (installed.folder / "packs" / "native_bf17").mkdir()
+    with pytest.raises(TrustError, match="the release names no engine pack 'native_bf17'"):
+        installed.load_packs(bundle)
+
+
+# What a host holds its engine to before it serves.
+
+
+def test_an_engine_that_answers_as_recorded_serves(tmp_path: Path, moves: Moves) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    packs = [native_pack(tmp_path / "packs", bundle, one) for one in ("bf16", "int8")]
+    for precision in ("fp32", "bf16", "int8"):
+        warm = open_verified_engine(bundle, packs, "native", precision)
+        assert all(one.holds for one in warm.parities)
+        assert warm.engine.info().runtime == f"native stand-in {precision}"
+        assert warm.probe is not None
+        assert 0 < warm.probe.p50_us <= warm.probe.p99_us
+    assert {one.tolerance for one in warm.parities} == {2e-6}  # the same version and instruction set: the manifest's
+
+
+@pytest.mark.parametrize(("precision", "moved"), [("fp32", "shift"), ("bf16", "shift"), ("int8", "context_shift")])
+def test_an_engine_that_answers_otherwise_is_refused(tmp_path: Path, moves: Moves, precision: str, moved: str) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    packs = [native_pack(tmp_path / "packs", bundle, one) for one in ("bf16", "int8")]
+    setattr(moves, moved, {precision: 1e-3})
+    with pytest.raises(EngineError, match=rf"golden parity is broken: native stand-in {precision} .*--engine ort"):
+        open_verified_engine(bundle, packs, "native", precision)
+
+
+def test_another_instruction_set_may_differ_by_its_rounding_and_no_more(tmp_path: Path, moves: Moves) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    packs = [native_pack(tmp_path / "packs", bundle, "bf16")]
+    largest = float(np.max(np.abs(packs[0].arrays("golden.npz")["iv"])))
+    allowed = 4 * 2.0**-8 * largest
+    recorded, moves.instruction_set = 1e-4, "another"
+    moves.shift = {"bf16": recorded + 0.9 * allowed}
+    warm = open_verified_engine(bundle, packs, "native", "bf16")
+    assert "native stand-in bf16" in warm.held_to
+    moves.shift = {"bf16": recorded + 1.1 * allowed}
+    with pytest.raises(EngineError, match="golden parity is broken"):
+        open_verified_engine(bundle, packs, "native", "bf16")
+
+
+def test_a_precision_that_wasnt_admitted_doesnt_run(tmp_path: Path, moves: Moves) -> None:
+    bundle, other = small_bundle(tmp_path / "bundle"), small_bundle(tmp_path / "other", members=2)
+    packs = [native_pack(tmp_path / "packs", bundle, "bf16")]
+    with pytest.raises(EngineError, match=r"native int8: the release has no engine pack of it here .*native_bf16"):
+        open_verified_engine(bundle, packs, "native", "int8")
+    with pytest.raises(BundleError, match=f"is of bundle {bundle.sha256}, expected {other.sha256}"):
+        open_verified_engine(other, packs, "native", "bf16")
+
+
+def test_nothing_falls_back(tmp_path: Path, moves: Moves) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    moves.absent = "it was built without a compiler"
+    with pytest.raises(EngineError, match=r"native.*built without a compiler.*--engine ort"):
+        open_verified_engine(bundle, [], "native")
+    assert open_verified_engine(bundle, [], "ort").engine.info().backend == "ort"
+    with pytest.raises(EngineError, match="golden parity is broken"):
+        open_verified_engine(bundle, [], "null")
+
+
+def test_a_step_over_the_limit_is_refused_over_the_packs_budget_warned(tmp_path: Path, moves: Moves) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    packs = [native_pack(tmp_path / "packs", bundle, "fp32", latency={BUDGET_US: 20.0})]
+    moves.takes_us = 50.0
+    warm = open_verified_engine(bundle, packs, "native")
+    assert warm.probe is not None
+    assert warm.probe.p50_us >= 50.0
+    assert "WARNING, over the budget of the release" in warm.probe.line()
+    with pytest.raises(EngineError, match=r"p99; .* more than the --max-step-us 50 asked for"):
+        open_verified_engine(bundle, packs, "native", max_step_us=50.0)
+    assert open_verified_engine(bundle, packs, "native", max_step_us=1e9).probe is not None
+
+
+def test_the_commands_say_which_engine_and_hold_it(
+    tmp_path: Path, released: Released, moves: Moves, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, host, _, _ = released
+    model = ["--model", MODEL]
+    told = ["pull", *model, "--store", str(host.store.root), "--root", str(host.root), "--to", str(host.folder)]
+    assert run_command(main, [*told, "--target", "native", "--target", TRT]) == 0
+    assert f"engine packs: native_bf16, native_fp32, {TRT}" in capsys.readouterr().out
+    inspect = ["inspect", *model, "--from", str(host.folder)]
+    assert run_command(main, inspect) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "engine native stand-in fp32, held to the bundle's golden vectors",
+        "native_bf16",
+        "a market step takes",
+    ):
+        assert text in out
+    assert run_command(main, [*inspect, "--precision", "bf16"]) == 0
+    assert "held to the answers that its pack recorded with the same engine" in capsys.readouterr().out
+    assert run_command(main, [*inspect, "--precision", "int8"]) == 8
+    assert "wasn't admitted" in capsys.readouterr().err
+    assert run_command(main, [*inspect, "--max-step-us", "0.001"]) == 8
+    assert "more than the --max-step-us 0.001 asked for" in capsys.readouterr().err
+    moves.absent = "it was built without a compiler"
+    assert run_command(main, inspect) == 8
+    assert "--engine ort" in capsys.readouterr().err
+    assert run_command(main, [*inspect, "--engine", "ort"]) == 0
+
+
+def test_packs_of_a_folder_are_loaded_as_they_were_made(released: Released) -> None:
+    _, host, bundle, packs = released
+    folder = host.pull(TRT).installed.folder / "packs" / TRT
+    assert load_pack(folder, expected_sha256=packs[2].sha256, bundle=bundle, target=TRT).manifest == packs[2].manifest
