@@ -37,6 +37,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from pipelines.channel.settings import SigningConfig
+from pipelines.tensorrt.target import Profile, Target
 from serving.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -346,6 +347,20 @@ class SweepRoot:
     sweep: SweepConfig
 
 
+@dataclass(frozen=True, config=CLOSED)
+class CompileConfig:
+    """conf/compile.yaml: which nets, for which GPU; `bundle` is a folder and comes before model and version."""
+
+    model: ModelConfig
+    storage: StorageConfig
+    target: Target
+    version: VersionNumber | None
+    bundle: Said | None
+    out: Annotated[str, Field(min_length=1)]
+    bundles: Said
+    cache: Said | None
+
+
 T = TypeVar("T")
 
 
@@ -365,6 +380,11 @@ def load_operation(overrides: Sequence[str]) -> Operation:
 def load_sweep(overrides: Sequence[str]) -> SweepConfig:
     """The sweep itself, from the overrides of `sweep` and `sweep.*`; raises ConfigError with every problem found."""
     return load(SweepRoot, "sweep", overrides).sweep
+
+
+def load_compile(overrides: Sequence[str]) -> CompileConfig:
+    """The configuration of `pipelines.compile`; raises ConfigError with every problem found."""
+    return load(CompileConfig, "compile", overrides)
 
 
 def load(kind: type[T], name: str, overrides: Sequence[str], beside: Path | None = None) -> T:
@@ -482,7 +502,7 @@ TYPES: dict[str, type[Any]] = {
     "data": DataConfig, "features": FeaturesConfig, "split": SplitConfig,
     "trainer": TrainerConfig, "hardware": HardwareConfig, "storage": StorageConfig, "registry": RegistryConfig,
     "logging": LoggingConfig, "signing": SigningConfig, "anchors": AnchorSpec, "sweep": SweepConfig,
-    "sampler": SamplerConfig, "pruner": PrunerConfig,
+    "sampler": SamplerConfig, "pruner": PrunerConfig, "target": Target, "rows": Profile,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, one thread.
+"""ONNX Runtime, one thread: on the CPU, or on a GPU by its CUDA or TensorRT provider.
 
 Data in: a verified bundle's ONNX files, as bytes; per member `window.onnx` or `step.onnx` (by the bundle's
 semantics) and `head.onnx`. Data out: as in serving/engine.py. Shapes: T window, F step features, K contract
@@ -9,8 +9,9 @@ features, H hidden, L layers, D context.
 A state is any input with an output of the same shape called `<name>_out` (hidden, cell); memory holds the top
 layer's outputs of the last T-1 steps, oldest first, and takes `output` at its end.
 
-Invariants: sessions are built from bytes that were just verified and may not read any other file; the provider
-that really runs is the CPU; buffers are bound once and reused; names, types and shapes of the ONNX files equal
+Invariants: sessions are built from bytes that were just verified and may not read any other file; the provider that
+really runs is the one asked for: ONNX Runtime may neither leave it out nor put single nodes onto the CPU, and one that
+this build hasn't is refused by name; buffers are bound once and reused; names, types and shapes of the ONNX files equal
 the manifest's.
 """
 
@@ -28,7 +29,9 @@ from serving.errors import EngineError
 from serving.manifest import MemberFile, TensorSpec
 from serving.surface_score import SurfaceAnswer, SurfaceInput
 
-PROVIDER = "CPUExecutionProvider"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+# What TensorRT can't take goes to CUDA, never to the CPU.
+ASKED = {"cpu": ("cpu",), "cuda": ("cuda",), "tensorrt": ("tensorrt", "cuda")}
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")  # both install the module `onnxruntime`
 ORT_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
 NO_FOLDER = f"{os.devnull}/bundles-hold-no-external-data"  # tensors outside the verified bytes can't be found
@@ -52,20 +55,20 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def open_engine(bundle: Bundle) -> OrtEngine:
-    """Sessions for every member of the bundle."""
+def open_engine(bundle: Bundle, provider: str = "cpu") -> OrtEngine:
+    """Sessions for every member of the bundle on that provider: cpu, cuda or tensorrt."""
     reason = why_unavailable()
     if reason is not None:
         raise EngineError(f"engine 'ort': {reason}")
-    return OrtEngine(bundle)
+    return OrtEngine(bundle, provider)
 
 
 class OrtEngine(CheckedEngine):
     """All members of a bundle in ONNX Runtime."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        runtime = _Runtime()
-        super().__init__(bundle, "ort", f"onnxruntime {runtime.version} {PROVIDER}, 1 thread")
+    def __init__(self, bundle: Bundle, provider: str = "cpu") -> None:
+        runtime = _Runtime(provider)
+        super().__init__(bundle, "ort", runtime.description)
         encode = _Stateful if bundle.manifest.semantics == "stateful" else _Window
         self._encoders: list[_Stateful | _Window] = []
         self._heads: list[_Head] = []
@@ -98,24 +101,24 @@ class OrtEngine(CheckedEngine):
         out /= np.float32(len(self._heads))
 
 
-def open_surface_engine(bundle: Bundle) -> OrtSurfaceEngine:
-    """A session for the bundle's surface net."""
+def open_surface_engine(bundle: Bundle, provider: str = "cpu") -> OrtSurfaceEngine:
+    """A session for the bundle's surface net on that provider: cpu, cuda or tensorrt."""
     reason = why_unavailable()
     if reason is not None:
         raise EngineError(f"engine 'ort': {reason}")
-    return OrtSurfaceEngine(bundle)
+    return OrtSurfaceEngine(bundle, provider)
 
 
 class OrtSurfaceEngine:
     """The surface net of a bundle in ONNX Runtime; off every tick's path, so nothing is preallocated."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, provider: str = "cpu") -> None:
         if len(bundle.manifest.members) > 1:
             raise EngineError(f"bundle {bundle.sha256} has several surface nets; latents can't be averaged: give one")
-        self._runtime = _Runtime()
+        self._runtime = _Runtime(provider)
         self._file = member_file(bundle.manifest.members[0], "surface", 0)
         self._session = self._runtime.session(self._file, bundle.read(self._file.name))
-        self.runtime = f"onnxruntime {self._runtime.version} {PROVIDER}, 1 thread"
+        self.runtime = self._runtime.description
 
     def answer(self, known: SurfaceInput) -> SurfaceAnswer:
         feeds = {}
@@ -139,11 +142,23 @@ class OrtSurfaceEngine:
 class _Runtime:
     """The imported library and one way of making a session with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, provider: str) -> None:
         import onnxruntime
 
+        if provider not in PROVIDERS:
+            raise EngineError(f"engine 'ort': there is no provider {provider!r}; there are {', '.join(PROVIDERS)}")
         self.library: Any = onnxruntime
         self.version = str(onnxruntime.__version__)
+        self.providers = [PROVIDERS[name] for name in ASKED[provider]]
+        self._bound: dict[Any, dict[str, Any]] = {}  # of a GPU's provider: inputs by binding
+        self.description = f"onnxruntime {self.version} {PROVIDERS[provider]}, 1 thread"
+        there = onnxruntime.get_available_providers()
+        lacking = [name for name in self.providers if name not in there]
+        if lacking:
+            raise EngineError(
+                f"engine 'ort': provider {provider!r}: this onnxruntime {self.version} has no {' nor '.join(lacking)}, "
+                f"only {', '.join(there)}: on a GPU host, uninstall onnxruntime and pip install 'strikeforge[gpu]'"
+            )
         onnxruntime.set_default_logger_severity(3)
         state = onnxruntime.capi.onnxruntime_pybind11_state
         named = [item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)]
@@ -156,27 +171,34 @@ class _Runtime:
         options.execution_mode = self.library.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        if PROVIDERS["cpu"] not in self.providers:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
         try:
-            session = self.library.InferenceSession(raw, options, providers=[PROVIDER])
+            session = self.library.InferenceSession(raw, options, providers=self.providers)
         except self.errors as error:
             raise EngineError(f"{file.name}: ONNX Runtime {self.version} refuses the model: {error}") from error
         running = session.get_providers()
-        if running != [PROVIDER]:
-            raise EngineError(f"{file.name}: {PROVIDER} was asked for, but {running} would run")
+        # ONNX Runtime always lists its CPU provider last; with the fallback disabled no node may be given to it.
+        if running != self.providers and running != [*self.providers, PROVIDERS["cpu"]]:
+            raise EngineError(f"{file.name}: {', '.join(self.providers)} was asked for, but {running} would run")
         _check_tensors(file, file.inputs, session.get_inputs(), "input")
         _check_tensors(file, file.outputs, session.get_outputs(), "output")
         return session
 
     def run(self, file: MemberFile, session: Any, binding: Any) -> None:
         try:
+            for name, value in self._bound.get(binding, {}).items():
+                binding.bind_ortvalue_input(name, value)  # this is when ONNX Runtime copies host memory to a GPU
             session.run_with_iobinding(binding)
         except self.errors as error:
             raise EngineError(f"{file.name}: ONNX Runtime {self.version} failed: {error}") from error
 
     def bind(self, binding: Any, name: str, array: Floats, *, output: bool = False) -> None:
-        """Bind an array whose memory the session uses directly; it must outlive the binding."""
+        """Bind an array whose memory the session uses (a CPU's directly); it must outlive the binding."""
         value = self.library.OrtValue.ortvalue_from_numpy(array)
+        if not output and PROVIDERS["cpu"] not in self.providers:
+            self._bound.setdefault(binding, {})[name] = value
         (binding.bind_ortvalue_output if output else binding.bind_ortvalue_input)(name, value)
 
 

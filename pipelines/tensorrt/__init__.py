@@ -1,0 +1,1 @@
+"""Compiling a bundle's nets with TensorRT: precision put into the ONNX, checks, the builder, a cache."""
