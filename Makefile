@@ -66,7 +66,7 @@ build/native/.built: $(NATIVE_SOURCES) | $(INSTALLED)
 	@touch $@
 
 wheel: $(INSTALLED)  ## dist/strikeforge-*.whl for hosts: picks its instruction set at run time
-	python -m build --wheel --outdir dist
+	python -m build --wheel --no-isolation --outdir dist
 
 # A copy of the tree holds the instrumented library, so nothing of the product can load another one.
 sanitize: sanitize-address sanitize-thread  ## the native core's tests under address, undefined-behaviour and thread sanitizers
