@@ -258,6 +258,14 @@ def test_volatility_to_price_to_volatility(isa: str) -> None:
     assert (np.abs(found - columns[3]) <= 1e-12 * columns[3]).all()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_subnormal_money_is_money(isa: str) -> None:
+    """A forward below 2^-1022 beside a strike above it; delta knows no currency, and there are 50 bits left."""
+    pairs = np.array([[2.0**-1024, 2.0**-1021], [1.0, 8.0], [2.0**-1021, 2.0**-1024], [8.0, 1.0]]).T
+    delta = valued(isa, np.array([*pairs, *(np.full(4, number) for number in (1.0, 1.0, 0.9, 1.0))]))[1]
+    assert delta[[0, 2]] == pytest.approx(delta[[1, 3]], rel=2.0**-46)
+
+
 def test_lengths_and_types_are_checked() -> None:
     core = native.core().Options()
     column, out = np.ones(3), [np.empty(3), *[None] * 7]
