@@ -2,11 +2,10 @@
 //
 // After P. Jaeckel, "Let's be rational", Wilmott (2015): the out-of-the-money price, normalised, is inverted in
 // s = sigma sqrt(tau) by Householder's third-order method on a transformed price that is nearly linear in s. Written
-// anew: here q = price / a (a, b, x, d1, d2, M as in value_kernel.hpp), and q has its one inflection at s_c = sqrt(2
-// |x|), where d1 = 0 and q_c = phi(0) (M(0) - M(s_c)).
-// - low (q < q_c, so s < s_c): solve 1 / ln(q), which behaves as -2 s^2 / x^2 for small s. Start: that law, bent so
-// that
-//   it meets q_c at s_c.
+// anew: here q = price / a (a, b, x, d1, d2, M as in value_kernel.hpp), and q has its one inflection at
+// s_c = sqrt(2 |x|), where d1 = 0 and q_c = phi(0) (M(0) - M(s_c)).
+// - low (q < q_c, so s < s_c): solve 1 / ln(q), which behaves as -2 s^2 / x^2 for small s. Start: that law, bent
+//   to meet q_c at s_c.
 // - high: solve ln(1 - q). Start: M. Tehranchi's bound s <= -2 Phi^-1((1 - q) / (1 + b/a)), "Uniform bounds for
 //   Black-Scholes implied volatility", SIAM J. Financial Math. 7 (2016), exact where x = 0 and for large s.
 // All quantities of a step are relative to s, so that nothing over- or underflows. A bracket holds the root: q rises
@@ -23,7 +22,7 @@ using strikeforge::Prices;
 
 constexpr int most_steps = 100;
 // The method's error goes with the fourth power of the last step.
-constexpr double last_step = 1e-5;
+constexpr double last_step = 1e-4;
 
 // Phi^-1(1 - p) for p <= 1/2, within 4.5e-4: M. Abramowitz, I. Stegun, Handbook of Mathematical Functions, 26.2.23.
 inline Vector rough_quantile(Vector minus_log_p) {
@@ -126,11 +125,10 @@ inline void implied_block(const Prices& prices, size_t place, double* volatility
     const Vector bend = fma(set(-4.0), log_ratio(q_c, one), problem.x) / (zero - problem.x);
     const Vector ratio = problem.x * set(0.25) / problem.log_y;
     const Vector low_start = problem.s_c * square_root(ratio / fma(zero - bend, ratio, one));
-    // High; at least the root at the money, where q <= s / sqrt(2 pi).
     const Vector tail = choose(todo, a - c, a) / (a + b);
-    const Vector high_start = larger(set(2.0) * rough_quantile(zero - log_ratio(tail, one)),
-                                     larger(q * set(1.0 / fits::inverse_sqrt_2pi), problem.s_c));
-    const Vector start = choose(problem.low, low_start, high_start);
+    const Vector high_start = larger(set(2.0) * rough_quantile(zero - log_ratio(tail, one)), problem.s_c);
+    // At least the root at the money, where q is highest, and there at most s / sqrt(2 pi).
+    const Vector start = larger(choose(problem.low, low_start, high_start), q * set(1.0 / fits::inverse_sqrt_2pi));
     Mask solved;
     const Vector s = solve(problem, start, todo, solved);
 

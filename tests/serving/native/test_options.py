@@ -16,7 +16,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from serving import native
+from serving import black76_reference, native
 from serving.black76 import OUTPUTS, VolatilityStatus
 
 WHY_NOT = native.why_unavailable()
@@ -204,6 +204,51 @@ def test_implied_volatility_is_the_exact_one(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_numpy_and_the_native_core_mean_the_same(isa: str) -> None:
+    """Within 1e-12 of each output's unit, edge cases and statuses included; hosts may have either."""
+    rng = np.random.default_rng(23)
+    columns = drawn(24, rng.uniform(0.02, 2.0, 3000), rng.uniform(-6, 6, 3000))
+    columns[3, ::50] = 0.0
+    columns[2, ::70] = 0.0
+    columns[:, ::110] = -columns[:, ::110]
+    columns[1, ::130] = np.nan
+    f, k, t, v, _, _ = columns
+    worth = black76_reference.value(*columns)
+    found = valued(isa, columns)
+    with np.errstate(all="ignore"):
+        size, root = np.maximum(f, k), np.sqrt(t)
+        s = np.where(v * root > 0, v * root, 1.0)
+        decay = np.where(t > 0, size * (v / root + 1.0 / t), 1.0)
+        units = (
+            size,
+            1.0,
+            1.0 / (f * s),
+            size * root,
+            decay,
+            t * size,
+            10.0 / s * root,
+            100.0 * size * root / s * root,
+        )
+    for name, ours, unit in zip(OUTPUTS, found, units, strict=True):
+        theirs = getattr(worth, name)
+        assert np.array_equal(np.isnan(ours), np.isnan(theirs)), name
+        fine = ~np.isnan(ours)
+        assert (np.abs(ours - theirs)[fine] <= 1e-12 * np.broadcast_to(unit, ours.shape)[fine]).all(), name
+    prices = worth.price * rng.choice([1.0, 1.0, 1.0, 0.3, 3.0], 3000)
+    volatilities, statuses = implied(isa, prices, columns)
+    their_volatilities, their_statuses = black76_reference.implied_volatility(prices, *columns[[0, 1, 2, 4, 5]])
+    with np.errstate(all="ignore"):
+        time_value = prices / columns[4] - np.maximum(columns[5] * (f - k), 0.0)
+        unclear = np.abs(time_value) <= 8 * EPSILON * (f + k)  # intrinsic, to rounding: either answer will do
+    assert (statuses == their_statuses)[~unclear].all()
+    assert len(set(statuses.tolist())) == len(VolatilityStatus)
+    both = (statuses == VolatilityStatus.OK) & (their_statuses == VolatilityStatus.OK) & ~unclear
+    vega = black76_reference.value(*columns[:3], volatilities, *columns[4:]).vega
+    room = 1e-12 * volatilities[both] + 64 * EPSILON * (f + k)[both] / vega[both]
+    assert (np.abs(volatilities - their_volatilities)[both] <= room).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_volatility_to_price_to_volatility(isa: str) -> None:
     rng = np.random.default_rng(19)
     columns = drawn(20, rng.uniform(0.01, 3.0, 4000), rng.uniform(-5, 5, 4000))
@@ -211,6 +256,14 @@ def test_volatility_to_price_to_volatility(isa: str) -> None:
     found, status = implied(isa, valued(isa, columns)[0], columns)
     assert (status == VolatilityStatus.OK).all()
     assert (np.abs(found - columns[3]) <= 1e-12 * columns[3]).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_subnormal_money_is_money(isa: str) -> None:
+    """A forward below 2^-1022 beside a strike above it; delta knows no currency, and there are 50 bits left."""
+    pairs = np.array([[2.0**-1024, 2.0**-1021], [1.0, 8.0], [2.0**-1021, 2.0**-1024], [8.0, 1.0]]).T
+    delta = valued(isa, np.array([*pairs, *(np.full(4, number) for number in (1.0, 1.0, 0.9, 1.0))]))[1]
+    assert delta[[0, 2]] == pytest.approx(delta[[1, 3]], rel=2.0**-46)
 
 
 def test_lengths_and_types_are_checked() -> None:
