@@ -7,7 +7,8 @@ What it is held to: fp32 to the golden vectors within the manifest's tolerances.
 answers that its pack recorded where it was admitted (`native_packs`): within the manifest's tolerances where the same
 version and instruction set answers again, since that is the same arithmetic; else within REORDERED units of the
 precision's rounding, of the largest recorded value: two instruction sets each round a value at most twice on the way
-(operand and result), in either direction. A precision without a pack wasn't admitted and doesn't run.
+(operand and result), in either direction. A pack that never ran where it was compiled recorded nothing: then the
+golden vectors themselves, within the same units. A precision without a pack wasn't admitted and doesn't run.
 The probe times single market steps, one thread, from Python. `max_step_us` is a promise of the caller: a p99 above it
 is refused. Without one, the p99 budget the pack recorded is a warning.
 Invariants: nothing falls back to another engine or precision; a mismatch or a breach is an EngineError naming it.
@@ -40,7 +41,7 @@ from serving.golden import GOLDEN, golden_answers
 from serving.machine import library_version
 
 FP32 = "fp32"
-ROUNDING = {"bf16": 2.0**-8, "int8": 1.0 / 254.0}  # half a step, relative to 1 (bf16) or to the scale (int8)
+ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp8": 2.0**-4, "int8": 1.0 / 254.0}  # half a step of values near 1
 REORDERED = 4  # of those: twice on the way, on either side
 PACK_GOLDEN = "golden.npz"
 RUNTIME = "engine_runtime"  # key of a native pack's configuration: what recorded the answers, in the engine's own words
@@ -69,6 +70,7 @@ class Warm:
     """An engine and what it was held to; `probe` where it was asked for."""
 
     engine: Engine
+    precision: str
     parities: tuple[Parity, ...]
     held_to: str
     probe: Probe | None = None
@@ -92,7 +94,7 @@ def held_engine(bundle: Bundle, packs: Sequence[EnginePack], backend: str, preci
     engine = _open(bundle, backend, precision)
     pack = None if precision == FP32 else pack_of(bundle, packs, backend, precision)
     parities, held_to = held(bundle, engine, pack, precision)
-    return Warm(engine, tuple(parities), held_to)
+    return Warm(engine, precision, tuple(parities), held_to)
 
 
 def open_verified_engine(
@@ -109,8 +111,7 @@ def open_verified_engine(
     warm.require_parity()
     if not probe and max_step_us is None:
         return warm
-    pack = next((one for one in packs if _is_for(one, backend, precision)), None)
-    return replace(warm, probe=probed(bundle, warm.engine, pack, max_step_us))
+    return probed(bundle, packs, warm, max_step_us)
 
 
 def open_verified_surface_engine(bundle: Bundle, backend: str) -> tuple[SurfaceEngine, tuple[Parity, ...]]:
@@ -154,40 +155,45 @@ def held(bundle: Bundle, engine: Engine, pack: EnginePack | None, precision: str
     """Every comparison, and in words what was compared with."""
     if precision == FP32 or pack is None:
         return golden_parity(bundle, engine), "the bundle's golden vectors"
-    recorded = pack.arrays(PACK_GOLDEN)
-    found = golden_answers(bundle.arrays(GOLDEN), engine)
-    by = (pack.manifest.configuration.get(RUNTIME), pack.manifest.runtime["version"])
-    same = by == (engine.info().runtime, library_version())
-    where = "the same engine" if same else f"{by[0]}, version {by[1]}"
+    golden = bundle.arrays(GOLDEN)
+    found = golden_answers(golden, engine)
+    if PACK_GOLDEN in pack.manifest.files:
+        recorded = pack.arrays(PACK_GOLDEN)
+        by = (pack.manifest.configuration.get(RUNTIME), pack.manifest.runtime["version"])
+        same = by == (engine.info().runtime, library_version())
+        told = f"the answers that its pack recorded with {'the same engine' if same else f'{by[0]}, version {by[1]}'}"
+    else:
+        members = [golden[f"context-{member}"] for member in range(engine.info().members)]
+        recorded, same = {"context": np.concatenate(members, axis=1), "iv": golden["iv"]}, False
+        told = "the bundle's golden vectors, within the rounding of its precision: its pack never ran where it was made"
     checks = []
     for name, tolerance in (("context", CONTEXT_TOLERANCE), ("iv", IV_TOLERANCE)):
         if name not in recorded or recorded[name].shape != found[name].shape:
-            raise BundleError(
-                f"{PACK_GOLDEN} of engine pack {pack.sha256}: lacks {name!r} of shape {found[name].shape}"
-            )
+            raise BundleError(f"{PACK_GOLDEN} of pack {pack.sha256}: lacks {name!r} of shape {found[name].shape}")
         answers = recorded[name].astype(np.float64)
         allowed = tolerance_of(bundle, tolerance)
         if not same:
             allowed = max(allowed, REORDERED * ROUNDING[precision] * float(np.max(np.abs(answers))))
         difference = float(np.max(np.abs(found[name].astype(np.float64) - answers)))
         checks.append(Parity(f"{name} ({precision})", difference, allowed))
-    return checks, f"the answers that its pack recorded with {where}"
+    return checks, told
 
 
-def probed(bundle: Bundle, engine: Engine, pack: EnginePack | None, max_step_us: float | None) -> Probe:
-    """The probe against the budget; EngineError for a breach of `max_step_us`."""
-    figures = (pack.manifest.latency or {}) if pack is not None else {}
-    p50, p99 = probe_step(bundle, engine)
+def probed(bundle: Bundle, packs: Sequence[EnginePack], warm: Warm, max_step_us: float | None) -> Warm:
+    """The same engine, timed against its budget; EngineError for a breach of `max_step_us`."""
+    info = warm.engine.info()
+    p50, p99 = probe_step(bundle, warm.engine)
     if max_step_us is not None:
         if not p99 <= max_step_us:
             raise EngineError(
-                f"{engine.info().runtime}: a market step takes {p99:.1f} us (p99; p50 {p50:.1f} us), more than the "
+                f"{info.runtime}: a market step takes {p99:.1f} us (p99; p50 {p50:.1f} us), more than the "
                 f"--max-step-us {max_step_us:g} asked for; pin the process to a quiet core, or allow more"
             )
-        return Probe(p50, p99, max_step_us)
-    budget = figures.get(BUDGET_US)
+        return replace(warm, probe=Probe(p50, p99, max_step_us))
+    pack = next((one for one in packs if _is_for(one, info.backend, warm.precision)), None)
+    budget = (pack.manifest.latency or {}).get(BUDGET_US) if pack is not None else None
     warning = ": WARNING, over the budget of the release" if budget is not None and not p99 <= budget else ""
-    return Probe(p50, p99, budget, warning)
+    return replace(warm, probe=Probe(p50, p99, budget, warning))
 
 
 def probe_step(bundle: Bundle, engine: Engine) -> tuple[float, float]:

@@ -298,6 +298,17 @@ def test_another_instruction_set_may_differ_by_its_rounding_and_no_more(tmp_path
         open_verified_engine(bundle, packs, "native", "bf16")
 
 
+def test_a_pack_that_never_ran_is_held_to_the_golden_vectors_by_its_rounding(tmp_path: Path, moves: Moves) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    packs = [native_pack(tmp_path / "packs", bundle, "bf16", files={"note.txt": b"-"}, executed=False, latency=None)]
+    allowed = 4 * 2.0**-8 * float(np.max(np.abs(bundle.arrays(GOLDEN)["iv"])))
+    moves.shift = {"bf16": 0.9 * allowed}
+    assert "never ran where it was made" in open_verified_engine(bundle, packs, "native", "bf16").held_to
+    moves.shift = {"bf16": 1.1 * allowed}
+    with pytest.raises(EngineError, match="golden parity is broken"):
+        open_verified_engine(bundle, packs, "native", "bf16")
+
+
 def test_a_precision_that_wasnt_admitted_doesnt_run(tmp_path: Path, moves: Moves) -> None:
     bundle, other = small_bundle(tmp_path / "bundle"), small_bundle(tmp_path / "other", members=2)
     packs = [native_pack(tmp_path / "packs", bundle, "bf16")]
