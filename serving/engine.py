@@ -30,6 +30,7 @@ from serving.surface_score import SurfaceAnswer, SurfaceInput
 Floats = npt.NDArray[np.float32]
 
 BACKENDS = ("ort", "null")
+PRECISIONS = ("fp32", "bf16", "int8")
 FLOAT32 = np.dtype(np.float32)
 CONTEXT_TOLERANCE, IV_TOLERANCE, SURFACE_TOLERANCE = "context", "iv", "surface"  # keys of the manifest's tolerances
 GOLDEN_HEAD_WINDOW = 0  # the golden window whose context the golden volatilities were computed from
