@@ -184,6 +184,17 @@ def held(bundle: Bundle, engine: Engine, pack: EnginePack | None, precision: str
     )
 
 
+def demo_tolerance(bundle: Bundle, precision: str, expected: NDArray[Any]) -> float:
+    """How far volatilities may be from those the trained net gave in fp32, by an engine that was held already.
+
+    In a reduced precision SPREAD roundings of the largest volatility: it shows wrong inputs, not a slightly wrong net.
+    """
+    tolerance = tolerance_of(bundle, IV_TOLERANCE)
+    if precision == FP32:
+        return tolerance
+    return max(tolerance, SPREAD * ROUNDING[precision] * float(np.nanmax(np.abs(expected), initial=0.0)))
+
+
 def _distance(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64))))
 

@@ -25,7 +25,7 @@ from serving.ledger import Ledger
 from serving.machine import library_version
 from serving.pull import Pulled, pull, pull_unsigned
 from serving.release import parse_release
-from serving.warm import BUDGET_US, RUNTIME, open_verified_engine
+from serving.warm import BUDGET_US, RUNTIME, demo_tolerance, open_verified_engine
 from tests.contract import test_engines
 from tests.pipelines.channel import desk
 from tests.pipelines.channel.desk import EXPIRES, Company
@@ -371,6 +371,14 @@ def test_the_commands_say_which_engine_and_hold_it(
     assert run_command(main, inspect) == 8
     assert "--engine ort" in capsys.readouterr().err
     assert run_command(main, [*inspect, "--engine", "ort"]) == 0
+
+
+def test_a_demo_in_a_reduced_precision_is_checked_by_its_rounding(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    expected = np.array([0.2, np.nan, 0.4])
+    assert demo_tolerance(bundle, "fp32", expected) == bundle.manifest.tolerances["iv"]
+    assert demo_tolerance(bundle, "bf16", expected) == 4 * 2.0**-8 * 0.4
+    assert demo_tolerance(bundle, "int8", expected) == pytest.approx(4 / 254 * 0.4)
 
 
 def test_packs_of_a_folder_are_loaded_as_they_were_made(released: Released) -> None:
