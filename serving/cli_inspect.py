@@ -31,7 +31,7 @@ from serving.surface_grid import MONEYNESS, SHAPE, TENORS_DAYS
 from serving.surface_host import UNUSUAL, Inspected, inspect_chain, regime_names
 from serving.table_files import SUFFIXES, has_known_suffix, write_table
 from serving.tables import read_chain
-from serving.warm import FP32, held_engine, open_verified_engine, open_verified_surface_engine
+from serving.warm import FP32, held_engine, open_verified_surface_engine, probed
 
 
 def run_inspect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
@@ -91,9 +91,7 @@ def _say_engine(arguments: argparse.Namespace, released: Released) -> None:
     warm = held_engine(bundle, packs, arguments.engine, arguments.precision)
     write_lines([f"engine {warm.engine.info().runtime}, held to {warm.held_to}; {_listed(packs)}"])
     _say_parity(warm.parities)
-    timed = open_verified_engine(
-        bundle, packs, arguments.engine, arguments.precision, max_step_us=arguments.max_step_us
-    )
+    timed = probed(bundle, packs, warm, arguments.max_step_us)
     assert timed.probe is not None
     write_lines([timed.probe.line()])
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from serving.bundle import Bundle
 from serving.cli_engine import opened
-from serving.engine import IV_TOLERANCE, Engine, tolerance_of
+from serving.engine import Engine
 from serving.errors import DataError, EngineError
 from serving.normal import Array
 from serving.pricing import PRICED, PricedChain, feature_spec, price_chain
@@ -22,6 +22,7 @@ from serving.problems import iso
 from serving.released import Released, aligned, demo_of, refuse_expired, resolve, write_lines
 from serving.table_files import SUFFIXES, has_known_suffix, write_table
 from serving.tables import Market, read_market
+from serving.warm import demo_tolerance
 
 LEGEND = """\
 iv_last, iv: volatility as last seen and fair now, % per square root of a year; price, forward: money
@@ -59,13 +60,13 @@ def run_price(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         write_table(arguments.out, _file_columns(priced, market.underlying))
         write_lines([f"{len(priced)} contracts written to {arguments.out}"])
         if expected is not None:
-            write_lines([_check_demo(released.bundle, priced, expected)])
+            write_lines([_check_demo(released.bundle, arguments.precision, priced, expected)])
     return 0
 
 
-def _check_demo(bundle: Bundle, priced: PricedChain, expected: Array) -> str:
+def _check_demo(bundle: Bundle, precision: str, priced: PricedChain, expected: Array) -> str:
     """One line saying that the demo's volatilities are as the trained net gave them; EngineError otherwise."""
-    found, tolerance = priced.volatility[: len(expected)], tolerance_of(bundle, IV_TOLERANCE)
+    found, tolerance = priced.volatility[: len(expected)], demo_tolerance(bundle, precision, expected)
     if len(found) != len(expected) or (np.isnan(found) != np.isnan(expected)).any():
         raise EngineError(
             f"demo: {np.isfinite(found).sum()} of {len(found)} contracts priced, "

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from serving.bundle import bundle_key, load_bundle
 from serving.canonical import canonical_json, sha256_hex
 from serving.disk import sync_folder
 from serving.downloads import Content, fetch
-from serving.engine_pack import MAX_PACK_JSON_BYTES, PACK, PackManifest, load_pack, packed_key, parse_pack
+from serving.engine_pack import MAX_PACK_JSON_BYTES, PACK, load_pack, packed_key
 from serving.errors import BlobMissingError, BundleError, StoreError, TrustError
 from serving.installed import (
     BUNDLE,
@@ -43,12 +42,18 @@ from serving.installed import (
     remove,
 )
 from serving.ledger import Ledger, fold
-from serving.manifest import MANIFEST, MAX_BUNDLE_BYTES, MAX_FILE_BYTES, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from serving.manifest import MANIFEST, MAX_FILE_BYTES, MAX_MANIFEST_BYTES
+from serving.pull_checks import (
+    NATIVE_TARGETS,
+    check_statement,
+    chosen_packs,
+    manifest_of_release,
+    pack_of_release,
+)
 from serving.release import (
     MAX_RELEASE_BYTES,
     MAX_REPORT_BYTES,
     MAX_STATEMENT_BYTES,
-    STATEMENT_TYPE,
     ReleaseFile,
     content_target,
     parse_release,
@@ -61,7 +66,6 @@ from serving.trust import SignedChannel, is_signed, signed_channel
 
 PROVENANCE_JSON, GATE_REPORT_JSON = "provenance.json", "gate-report.json"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NATIVE_TARGETS = ("native",)  # taken where a release has them; other targets must be there
 UNSIGNED_WARNING = "WARNING: {store} is unsigned: nothing vouches for what is pulled. For development only.\n"
 
 Files = dict[str, Path | bytes]
@@ -188,25 +192,6 @@ def pull_unsigned(
         return _finish(place, champion.number, version.bundle, raw, packs, files, keep)
 
 
-def chosen_packs(released: Mapping[str, str], targets: Sequence[str]) -> dict[str, str]:
-    """The engine packs that targets name, of those released: a target, or `native` for all of the native engine.
-
-    TrustError for a target the release doesn't have; `native` may have none, as not every machine that promotes has it.
-    """
-    chosen: dict[str, str] = {}
-    for asked in targets:
-        found = {name: released[name] for name in released if name == asked}
-        if asked in NATIVE_TARGETS:
-            found = {name: sha256 for name, sha256 in released.items() if name.startswith(f"{asked}_")}
-        elif not found:
-            there = ", ".join(sorted(released)) or "none"
-            raise TrustError(
-                f"--target {asked}: the release has no engine pack for it; there are: {there}; compile and release one"
-            )
-        chosen |= found
-    return chosen
-
-
 def _check_release(release: ReleaseFile, custom: object, place: Place) -> None:
     """What the signatures can't say: that it is the release asked for, and may be used now."""
     target = release_target(release.model, release.channel)
@@ -259,7 +244,7 @@ def _signed_files(
     gate_report = named(report_key(release.gate_report), release.gate_report, MAX_REPORT_BYTES)
     manifest_content = named(bundle_key(release.bundle, MANIFEST), release.bundle, MAX_MANIFEST_BYTES)
     manifest_file = fetch(store, manifest_content, place.partial)
-    manifest = _manifest_of(manifest_file.read_bytes(), model)
+    manifest = manifest_of_release(manifest_file.read_bytes(), model)
     contents = {}
     for name, entry in manifest.files.items():
         content = named(bundle_key(release.bundle, name), entry.sha256, MAX_FILE_BYTES)
@@ -269,7 +254,7 @@ def _signed_files(
     indices = {target: named(packed_key(sha256, PACK), sha256, MAX_PACK_JSON_BYTES) for target, sha256 in packs.items()}
     packed: dict[str, Content] = {}
     for target, index in indices.items():
-        pack = _pack_of(fetch(store, index, place.partial).read_bytes(), target, release.bundle)
+        pack = pack_of_release(fetch(store, index, place.partial).read_bytes(), target, release.bundle)
         packed[f"{PACKS}/{target}/{PACK}"] = index
         for name, entry in pack.files.items():
             content = named(packed_key(index.sha256, name), entry.sha256, MAX_FILE_BYTES)
@@ -291,7 +276,7 @@ def _signed_files(
 
 def _unsigned_files(store: BlobStore, bundle: str, packs: Mapping[str, str], place: Place) -> Files:
     raw = _named_by_the_ledger(store, bundle_key(bundle, MANIFEST), bundle, MAX_MANIFEST_BYTES)
-    manifest = _manifest_of(raw, place.home.parent.name)
+    manifest = manifest_of_release(raw, place.home.parent.name)
     files: Files = {f"{BUNDLE}/{MANIFEST}": raw}
     contents = {}
     for name, entry in manifest.files.items():
@@ -300,7 +285,7 @@ def _unsigned_files(store: BlobStore, bundle: str, packs: Mapping[str, str], pla
     for target, sha256 in packs.items():
         index = _named_by_the_ledger(store, packed_key(sha256, PACK), sha256, MAX_PACK_JSON_BYTES)
         files[f"{PACKS}/{target}/{PACK}"] = index
-        for name, entry in _pack_of(index, target, bundle).files.items():
+        for name, entry in pack_of_release(index, target, bundle).files.items():
             key = packed_key(sha256, name)
             contents[f"{PACKS}/{target}/{name}"] = Content(key, key, entry.size, entry.sha256)
     place.drop_partials({content.sha256 for content in contents.values()})
@@ -315,48 +300,6 @@ def _named_by_the_ledger(store: BlobStore, key: str, sha256: str, max_bytes: int
     if sha256_hex(raw) != sha256:
         raise TrustError(f"{key}: has sha256 {sha256_hex(raw)}, the ledger names {sha256}")
     return raw
-
-
-def _pack_of(raw: bytes, target: str, bundle: str) -> PackManifest:
-    """What a `pack.json` says; TrustError unless it is for this target and of this bundle."""
-    try:
-        pack = parse_pack(raw)
-    except BundleError as error:
-        raise TrustError(f"the engine pack {target} is refused: {error}") from error
-    if pack.target != target:
-        raise TrustError(f"the engine pack {target} is refused: {PACK}: it is for target {pack.target!r}")
-    if pack.bundle_sha256 != bundle:
-        raise TrustError(
-            f"the engine pack {target} is refused: {PACK}: it is of bundle {pack.bundle_sha256}, not {bundle}"
-        )
-    return pack
-
-
-def _manifest_of(raw: bytes, model: str) -> Manifest:
-    try:
-        manifest = parse_manifest(raw)
-    except BundleError as error:
-        raise TrustError(f"the bundle is refused: {error}") from error
-    if manifest.model != model:
-        raise TrustError(f"the bundle's {MANIFEST}: is of model {manifest.model!r}, asked for was {model!r}")
-    total = sum(entry.size for entry in manifest.files.values())
-    if total > MAX_BUNDLE_BYTES:
-        raise TrustError(f"the bundle's {MANIFEST}: {total} bytes in all, at most {MAX_BUNDLE_BYTES} are allowed")
-    return manifest
-
-
-def check_statement(raw: bytes, bundle: str, name: str) -> None:
-    """TrustError unless these bytes are an in-toto Statement v1 about the bundle's manifest."""
-    try:
-        statement = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise TrustError(f"{name}: isn't JSON: {error}") from error
-    if not isinstance(statement, Mapping) or statement.get("_type") != STATEMENT_TYPE:
-        raise TrustError(f"{name}: isn't an in-toto Statement v1")
-    subjects = statement.get("subject")
-    wanted = {"name": bundle_key(bundle, MANIFEST), "digest": {"sha256": bundle}}
-    if not isinstance(subjects, list) or wanted not in subjects:
-        raise TrustError(f"{name}: the provenance statement doesn't have the bundle's {wanted['name']} as a subject")
 
 
 def _finish(

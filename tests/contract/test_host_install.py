@@ -97,7 +97,9 @@ def test_host_installs_alone_and_prices(tmp_path: Path, capsys: pytest.CaptureFi
     assert "engine ort: available" in info
     if shutil.which("c++"):
         assert "native core: the native core isn't here" not in info
-    assert "BROKEN" not in run(host, "inspect", "--model", MODEL, "--from", "releases", where=tmp_path)
+    assert "BROKEN" not in run(
+        host, "inspect", "--engine", "ort", "--model", MODEL, "--from", "releases", where=tmp_path
+    )
 
     find = f"import importlib.util as u; print([n for n in {FORBIDDEN!r} if u.find_spec(n)])"
     assert run(python, "-c", find, where=tmp_path).strip() == "[]"

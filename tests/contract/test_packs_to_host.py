@@ -25,7 +25,7 @@ from serving.ledger import Ledger
 from serving.machine import library_version
 from serving.pull import Pulled, pull, pull_unsigned
 from serving.release import parse_release
-from serving.warm import BUDGET_US, RUNTIME, open_verified_engine
+from serving.warm import BUDGET_US, RUNTIME, demo_tolerance, open_verified_engine
 from tests.contract import test_engines
 from tests.pipelines.channel import desk
 from tests.pipelines.channel.desk import EXPIRES, Company
@@ -284,16 +284,30 @@ def test_an_engine_that_answers_otherwise_is_refused(tmp_path: Path, moves: Move
         open_verified_engine(bundle, packs, "native", precision)
 
 
-def test_another_instruction_set_may_differ_by_its_rounding_and_no_more(tmp_path: Path, moves: Moves) -> None:
+def test_another_instruction_set_may_differ_by_what_the_precision_costs_and_no_more(
+    tmp_path: Path, moves: Moves
+) -> None:
     bundle = small_bundle(tmp_path / "bundle")
     packs = [native_pack(tmp_path / "packs", bundle, "bf16")]
-    largest = float(np.max(np.abs(packs[0].arrays("golden.npz")["iv"])))
-    allowed = 4 * 2.0**-8 * largest
     recorded, moves.instruction_set = 1e-4, "another"
+    allowed = (
+        4 * recorded
+    )  # as far as the recorded answers are from fp32's, twice for the other side, twice for a sample
     moves.shift = {"bf16": recorded + 0.9 * allowed}
     warm = open_verified_engine(bundle, packs, "native", "bf16")
     assert "native stand-in bf16" in warm.held_to
     moves.shift = {"bf16": recorded + 1.1 * allowed}
+    with pytest.raises(EngineError, match="golden parity is broken"):
+        open_verified_engine(bundle, packs, "native", "bf16")
+
+
+def test_a_pack_that_never_ran_is_held_to_the_golden_vectors_by_its_rounding(tmp_path: Path, moves: Moves) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    packs = [native_pack(tmp_path / "packs", bundle, "bf16", files={"note.txt": b"-"}, executed=False, latency=None)]
+    allowed = 4 * 2.0**-8 * float(np.max(np.abs(bundle.arrays(GOLDEN)["iv"])))
+    moves.shift = {"bf16": 0.9 * allowed}
+    assert "never ran where it was made" in open_verified_engine(bundle, packs, "native", "bf16").held_to
+    moves.shift = {"bf16": 1.1 * allowed}
     with pytest.raises(EngineError, match="golden parity is broken"):
         open_verified_engine(bundle, packs, "native", "bf16")
 
@@ -357,6 +371,14 @@ def test_the_commands_say_which_engine_and_hold_it(
     assert run_command(main, inspect) == 8
     assert "--engine ort" in capsys.readouterr().err
     assert run_command(main, [*inspect, "--engine", "ort"]) == 0
+
+
+def test_a_demo_in_a_reduced_precision_is_checked_by_its_rounding(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    expected = np.array([0.2, np.nan, 0.4])
+    assert demo_tolerance(bundle, "fp32", expected) == bundle.manifest.tolerances["iv"]
+    assert demo_tolerance(bundle, "bf16", expected) == 4 * 2.0**-8 * 0.4
+    assert demo_tolerance(bundle, "int8", expected) == pytest.approx(4 / 254 * 0.4)
 
 
 def test_packs_of_a_folder_are_loaded_as_they_were_made(released: Released) -> None:
