@@ -30,6 +30,13 @@ def why_unavailable() -> str | None:
     return native.why_unavailable()
 
 
+def why_not(bundle: Bundle) -> str | None:
+    """Why this engine doesn't run such a bundle anywhere, or None."""
+    if bundle.manifest.model in FAMILIES:
+        return None
+    return f"has no net {bundle.manifest.model!r} (bundle {bundle.sha256}); it has {', '.join(FAMILIES)}"
+
+
 def open_engine(bundle: Bundle, precision: str = "fp32", isa: str = "") -> NativeEngine:
     """The bundle's members, packed for this CPU."""
     return NativeEngine(bundle, precision, isa)
@@ -50,10 +57,9 @@ class NativeEngine:
 
     def __init__(self, bundle: Bundle, precision: str, isa: str) -> None:
         core, manifest = native.core(), bundle.manifest
-        if manifest.model not in FAMILIES:
-            raise EngineError(
-                f"engine 'native' has no net {manifest.model!r} (bundle {bundle.sha256}); it has {', '.join(FAMILIES)}"
-            )
+        reason = why_not(bundle)
+        if reason is not None:
+            raise EngineError(f"engine 'native' {reason}")
         files = [member_file(member, WEIGHTS, index) for index, member in enumerate(manifest.members)]
         members = [(file.name, parse_safetensors(bundle.read(file.name), file.name)) for file in files]
         sizes = numbers_of(manifest.model_config)

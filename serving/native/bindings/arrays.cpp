@@ -26,10 +26,10 @@ PyArrayObject* array_of(nb::handle object) {
 // Raises what serving.engine.check_array raises; what passes it there is refused for its layout.
 [[noreturn]] void refuse(const char* name, nb::handle object, const nb::tuple& shape, bool written) {
     nb::module_::import_("serving.engine").attr("check_array")(name, object, shape, nb::arg("written") = written);
-    const std::string strides = nb::str(object.attr("strides")).c_str();
+    const nb::str strides = nb::repr(nb::object(object.attr("strides")));
     throw EngineProblem(std::string("tensor '") + name +
                         "': expected a C-contiguous, aligned array in the machine's byte order, found strides " +
-                        strides + ": use numpy.ascontiguousarray");
+                        strides.c_str() + ": use numpy.ascontiguousarray");
 }
 
 }  // namespace
