@@ -31,6 +31,7 @@ def error_bound(net: nn.Module, run: Callable[[], Tensor], precisions: Mapping[s
     shifts: list[tuple[str, Tensor, Tensor, Tensor, Tensor]] = []  # layer, input, its shift, output, its shift
     hooks = []
     for name, layer in layers.items():
+
         def run_shifted(module: nn.Module, given: tuple[Tensor], output: Tensor, name: str = name) -> Tensor:
             assert isinstance(module, nn.Linear)
             shift_in = torch.zeros_like(given[0], requires_grad=True)
