@@ -17,7 +17,7 @@ from serving import native
 from serving.bundle import Bundle
 from serving.engine import check_array, member_file
 from serving.errors import EngineError
-from serving.safetensors import read_safetensors
+from serving.safetensors import parse_safetensors
 from serving.surface_score import SurfaceAnswer, SurfaceInput
 
 FAMILY = "surface_vae"
@@ -42,7 +42,7 @@ class NativeSurfaceEngine:
         if manifest.model != FAMILY:
             raise EngineError(f"the native engine has no surface net {manifest.model!r}; it has {FAMILY}")
         file = member_file(manifest.members[0], "weights", 0)
-        weights = read_safetensors(bundle.read(file.name), file.name)
+        weights = parse_safetensors(bundle.read(file.name), file.name)
         sizes = {name: float(size) for name, size in manifest.model_config.items() if _is_number(size)}
         self._isa = core.choose_isa("")
         self._net = core.SurfaceNet(sizes, file.name, weights, precision, self._isa)

@@ -31,11 +31,12 @@ def error_bound(net: nn.Module, run: Callable[[], Tensor], precisions: Mapping[s
     shifts: list[tuple[str, Tensor, Tensor, Tensor, Tensor]] = []  # layer, input, its shift, output, its shift
     hooks = []
     for name, layer in layers.items():
+
         def run_shifted(module: nn.Module, given: tuple[Tensor], output: Tensor, name: str = name) -> Tensor:
             assert isinstance(module, nn.Linear)
             shift_in = torch.zeros_like(given[0], requires_grad=True)
             shift_out = torch.zeros_like(output, requires_grad=True)
-            shifts.append((name, given[0].detach(), shift_in, output.detach(), shift_out))
+            shifts.append((name, given[0].data, shift_in, output.data, shift_out))
             return output + nn.functional.linear(shift_in, module.weight) + shift_out
 
         hooks.append(layer.register_forward_hook(run_shifted))  # type: ignore[arg-type]
