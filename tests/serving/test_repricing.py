@@ -270,7 +270,7 @@ def test_prepare_takes_one_number_for_all_and_refuses_others_by_name() -> None:
     assert np.array_equal(chain.forward, np.full(4, 100.0))
     assert len(chain) == 4
     chain.forward[0] = 101.0  # its own memory
-    with pytest.raises(EngineError, match="'strike'.*\\(4,\\).*\\(3,\\)"):
+    with pytest.raises(EngineError, match=r"'strike'.*\(4,\).*\(3,\)"):
         Chain.prepare(np.zeros((4, 3)), 100.0, [90, 95, 100], 0.5, 0.99, 1)
 
 
@@ -290,7 +290,7 @@ def test_a_repricer_refuses_what_does_not_fit(tmp_path: Path) -> None:
 def test_repriced_refuses_memory_that_does_not_fit() -> None:
     with pytest.raises(EngineError, match="'values'"):
         Repriced(np.zeros(4, np.float32), np.zeros((5, 3)))
-    with pytest.raises(EngineError, match="'values'.*C-contiguous"):
+    with pytest.raises(EngineError, match=r"'values'.*C-contiguous"):
         Repriced(np.zeros(4, np.float32), np.zeros((4, 5)).T)
     out = Repriced.empty(4)
     out.values[2] = 5.0
