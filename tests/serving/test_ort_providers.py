@@ -26,7 +26,9 @@ def test_the_cpu_says_that_it_is_the_cpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("provider", "name"), [("cuda", "CUDAExecution"), ("tensorrt", "TensorrtExecution")])
 @pytest.mark.parametrize("task", ["pricing", "surface"])
 def test_a_provider_that_this_build_has_not_is_refused(tmp_path: Path, provider: str, name: str, task: str) -> None:
-    with pytest.raises(EngineError, match=rf"provider '{provider}': this onnxruntime .* has no {name}.*strikeforge\[gpu"):
+    with pytest.raises(
+        EngineError, match=rf"provider '{provider}': this onnxruntime .* has no {name}.*strikeforge\[gpu"
+    ):
         if task == "pricing":
             ort.open_engine(tiny_bundle(tmp_path / "bundle"), provider)
         else:

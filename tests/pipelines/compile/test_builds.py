@@ -29,7 +29,9 @@ def target(precision: Precision, sm: int | None, kind: Kind = "tensorrt_rtx") ->
     return Target(kind, precision, sm, ROWS)
 
 
-def net(*nodes: onnx.NodeProto, inputs: tuple = (("x", (4, 8)),), outputs: tuple = (("y", None),), **constants) -> bytes:  # type: ignore[no-untyped-def, type-arg]
+def net(
+    *nodes: onnx.NodeProto, inputs: tuple = (("x", (4, 8)),), outputs: tuple = (("y", None),), **constants
+) -> bytes:  # type: ignore[no-untyped-def, type-arg]
     """A file of a few nodes, opset 20."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs]
     made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs]
@@ -127,7 +129,9 @@ def test_a_file_that_is_no_onnx_is_refused() -> None:
 
 def test_an_unsupported_operator_is_named() -> None:
     raw = net(helper.make_node("Det", ["x"], ["y"], name="determinant"), inputs=(("x", (4, 4)),))
-    with pytest.raises(EngineError, match=r"net\.onnx: can't be parsed for SM89 by .*: operator Det \(node 'determinant'"):
+    with pytest.raises(
+        EngineError, match=r"net\.onnx: can't be parsed for SM89 by .*: operator Det \(node 'determinant'"
+    ):
         build_engine(raw, "net.onnx", RTX, 89, None)
 
 
