@@ -203,7 +203,7 @@ def test_asking_loads_neither_tensorrt_nor_the_driver() -> None:
 
 def test_opening_says_why_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt, "probe_driver", lambda: Driver((), "there is no NVIDIA driver"))
-    with pytest.raises(EngineError, match="engine 'trt': (there is no NVIDIA driver|.*installed.*pip install)"):
+    with pytest.raises(EngineError, match=r"engine 'trt': (there is no NVIDIA driver|.*installed.*pip install)"):
         trt.open_engine(tiny_bundle(tmp_path / "bundle"))
 
 
