@@ -7,6 +7,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # .venv is made and kept up here; an environment named with VENV= is used as it is.
 INSTALLED := $(if $(filter .venv,$(VENV)),.venv/.installed,$(BIN)/python)
+# The native core of this checkout, made anew when its sources changed; STRIKEFORGE_WITHOUT_NATIVE=1 does without.
+NATIVE := $(if $(STRIKEFORGE_WITHOUT_NATIVE),,build/native/.built)
+NATIVE_SOURCES := $(shell find serving/native -name '*.cpp' -o -name '*.hpp' -o -name CMakeLists.txt)
+READY := $(INSTALLED) $(NATIVE)
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONHASHSEED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -15,7 +19,7 @@ export DVC_NO_ANALYTICS := 1
 
 # What is typed after these names, or stands in the environment as STRIKEFORGE_<name>, stays text on its whole way: make
 # doesn't expand it (value, unexport); the shell and Hydra get its name, never the text (${oc.env:STRIKEFORGE_REASON}).
-TYPED := MODEL VERSION TO REASON BY APPROVE_BY DRY_RUN STORE TRACKING SIGNING TRIALS A B OF ROOT RENEW INSTEAD_OF
+TYPED := MODEL VERSION TARGET TO REASON BY APPROVE_BY DRY_RUN STORE TRACKING SIGNING TRIALS A B OF ROOT RENEW INSTEAD_OF
 keep_as_text = $(eval override export STRIKEFORGE_$(1) := $$(value $(1)))
 $(foreach name,$(TYPED),$(if $(filter command,$(origin $(name))),$(call keep_as_text,$(name))))
 unexport $(TYPED)
@@ -25,23 +29,73 @@ STORES := $(call told,storage.url,STORE) $(call told,registry.tracking_uri,TRACK
 SAID := $(call told,reason,REASON) $(call told,by,BY) $(call told,dry_run,DRY_RUN) $(STORES)
 MODEL_NAME := "$${STRIKEFORGE_MODEL:?must be given: make ... MODEL=pricing_lstm}"
 
-.PHONY: help install repro test test-fast check lint types arrows workflows sample clean \
+.PHONY: help install native wheel sanitize sanitize-address sanitize-thread compile repro test test-fast check lint types arrows workflows sample clean \
 	servers sweep retrain promote rollback retire status history diff lineage verify reconcile refresh channel mlflow-server preflight \
 	chaos-release \
-	bench-accuracy bench-ablations bench-worlds bench-regimes bench-training
+	bench-accuracy bench-ablations bench-worlds bench-regimes bench-training bench-engines bench-options
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-install: $(INSTALLED)  ## .venv with everything pinned in constraints.txt
+install: $(READY)  ## .venv with everything pinned in constraints.txt, and the native core
 
 .venv/.installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) isn't there: install Python 3.11, or say make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable \
-		'.[cpu,parquet,s3,gcs,azure,awskms,postgres,train,wandb,dev]'
+	STRIKEFORGE_WITHOUT_NATIVE=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--build-constraint constraints.txt --editable '.[cpu,parquet,s3,gcs,azure,awskms,postgres,train,wandb,trt-rtx,dev]'
+	$(BIN)/python -m pip check
+	@rm -f build/native/.built
 	@touch $@
+
+native: $(INSTALLED) build/native/.built  ## the native core of this checkout, after a change of C++ (incremental)
+
+# cmake_native FOLDER OPTIONS...: configured and compiled there, strictly.
+define cmake_native
+	@command -v c++ g++ clang++ >/dev/null || { echo "error: no C++ compiler: install GCC 12 or Clang 16, or say STRIKEFORGE_WITHOUT_NATIVE=1"; exit 1; }
+	cmake -S serving/native -B $(1) -G Ninja --log-level=WARNING -DPython_EXECUTABLE="$$(command -v python)" \
+		-Dnanobind_DIR="$$(python -m nanobind --cmake_dir)" $(2) >/dev/null
+	cmake --build $(1)
+endef
+
+build/native/.built: $(NATIVE_SOURCES) | $(INSTALLED)
+	$(call cmake_native,build/native)
+	@cp build/native/_core.*so serving/native/ && rm -f serving/native/absent.txt
+	@python -c 'from serving import native; reason = native.why_unavailable(); raise SystemExit(reason and "error: " + reason)'
+	@touch $@
+
+wheel: $(INSTALLED)  ## dist/strikeforge-*.whl for hosts: picks its instruction set at run time
+	python -m build --wheel --outdir dist
+
+# A copy of the tree holds the instrumented library, so nothing of the product can load another one.
+sanitize: sanitize-address sanitize-thread  ## the native core's tests under address, undefined-behaviour and thread sanitizers
+
+sanitize-address: SANITIZERS := address,undefined
+sanitize-address: OPTIONS := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	UBSAN_OPTIONS=print_stacktrace=1
+sanitize-thread: SANITIZERS := thread
+sanitize-thread: OPTIONS := LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
+	TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1
+
+sanitize-address sanitize-thread: $(INSTALLED)
+	$(call cmake_native,build/$@,-DSTRIKEFORGE_SANITIZE=$(SANITIZERS))
+	@rm -rf build/$@/tree && mkdir build/$@/tree
+	@tar --exclude=node_modules --exclude='_core.*' -cf - serving models pipelines benchmarks conf tests pyproject.toml \
+		| tar -xf - -C build/$@/tree
+	@cp build/$@/_core.*so build/$@/tree/serving/native/
+	cd build/$@/tree && env OMP_NUM_THREADS=1 $(OPTIONS) setarch --addr-no-randomize \
+		python -m pytest -q -p no:cacheprovider --capture=sys -m "not slow and not cloud" $(SANITIZED_TESTS)
+
+SANITIZED_TESTS = $(wildcard tests/serving/native) tests/contract/test_engines.py $(ARGS)
+
+# The engines and libraries that benchmarks compare with.
+$(BIN)/.bench: pyproject.toml constraints.txt | $(INSTALLED)
+	python -m pip install --quiet --constraint constraints.txt openvino numba QuantLib vollib
+	@touch $@
+
+compile: $(READY)  ## engines of a version ahead of time: MODEL= VERSION= TARGET= [STORE= TRACKING=]
+	@python -m pipelines.compile model=$(MODEL_NAME) $(call told,version,VERSION) $(call told,target,TARGET) $(STORES)
 
 servers: tests/servers/node_modules/.installed  ## Azurite for the tests of the Azure store; the other servers are Python packages
 
@@ -53,19 +107,20 @@ data/underlying.csv: data.dvc | $(INSTALLED)
 	dvc pull --quiet data.dvc
 	@touch $@
 
-repro: $(INSTALLED) data/underlying.csv  ## install, pull the sample market, retrain through DVC, register, show the result
+repro: $(READY) data/underlying.csv  ## install, pull the sample market, retrain through DVC, register, show the result
 	dvc repro
 	@python -m pipelines.summary
 
-test: $(INSTALLED) data/underlying.csv servers  ## the whole suite (all but gpu)
+test: $(READY) data/underlying.csv servers  ## the whole suite (all but gpu)
 	python -m pytest -m "not gpu" -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
-test-fast: $(INSTALLED)  ## what takes seconds
+test-fast: $(READY)  ## what takes seconds
 	python -m pytest -m "not gpu and not slow and not cloud and not real_data" -n 2 -q $(ARGS)
 
 lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
+	find serving/native -name '*.cpp' -o -name '*.hpp' | xargs clang-format --dry-run -Werror
 
 types: $(INSTALLED)
 	mypy
@@ -76,7 +131,7 @@ arrows: $(INSTALLED)
 workflows: $(INSTALLED)
 	actionlint
 
-check: lint types arrows workflows test  ## what CI runs
+check: lint types arrows workflows sanitize test  ## what CI runs
 
 bench-accuracy: $(INSTALLED)  ## errors on real chains against every baseline (docs/accuracy.md); resumable [ARGS=]
 	python -m benchmarks.accuracy $(ARGS)
@@ -93,6 +148,12 @@ bench-regimes: $(INSTALLED)  ## regimes of two-state Heston worlds from 5 % of l
 bench-training: $(INSTALLED) data/underlying.csv  ## the loop against bare PyTorch, features of a million quotes [ARGS=]
 	python -m benchmarks.training $(ARGS)
 
+bench-engines: $(READY) $(BIN)/.bench  ## latency of every engine against its peers [ARGS=]
+	python -m benchmarks.engines $(ARGS)
+
+bench-options: $(READY) $(BIN)/.bench  ## options mathematics and chain repricing against their peers [ARGS=]
+	python -m benchmarks.options $(ARGS)
+
 chaos-release: $(INSTALLED) servers  ## kills, power cuts, races and forgeries over every store [ARGS=]
 	python -m benchmarks.chaos_release $(ARGS)
 
@@ -104,12 +165,12 @@ sweep: $(INSTALLED) data/underlying.csv  ## search a model's settings (docs/swee
 	@python -m pipelines.sweep sweep=$(MODEL_NAME) $(call told,sweep.trials,TRIALS) \
 		$(call told,registry.tracking_uri,TRACKING)
 
-retrain: $(INSTALLED) data/underlying.csv  ## retrain through DVC and register: MODEL= [STORE= TRACKING=]
+retrain: $(READY) data/underlying.csv  ## retrain through DVC and register: MODEL= [STORE= TRACKING=]
 	@dvc repro "evaluate@"$(MODEL_NAME) "export@"$(MODEL_NAME)
 	@python -m pipelines.register model=$(MODEL_NAME) $(STORES)
 	@python -m pipelines.status model=$(MODEL_NAME) $(STORES)
 
-promote: $(INSTALLED)  ## gate a version, make it champion: MODEL= VERSION= APPROVE_BY= [RENEW=true REASON= BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
+promote: $(READY)  ## gate a version, make it champion: MODEL= VERSION= APPROVE_BY= [RENEW=true REASON= BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
 	@python -m pipelines.promote model=$(MODEL_NAME) $(call told,version,VERSION) $(call told,approve_by,APPROVE_BY) \
 		$(call told,renew,RENEW) $(call told,to,TO) $(SAID)
 

@@ -1,58 +1,85 @@
-"""Black-76: price, Greeks and implied volatility of European options on a forward, vectorised in NumPy.
+"""Black-76: price, Greeks and implied volatility of European options on a forward.
 
 In: arrays that broadcast together. Units: `forward`, `strike` in money; `tau` in years (calendar days / 365);
 `volatility` a fraction per square root of a year; `discount` the discount factor to expiry; `right` +1 for a call,
--1 for a put. Out: float64. Source: F. Black, "The pricing of commodity contracts", J. Financial Economics 3 (1976).
+-1 for a put. Out: float64; a new array for each output, or the caller's own (`value_into`).
+
+The native core computes (serving/native/options/), there where it was built; NumPy elsewhere (serving/
+black76_reference.py). Meaning, edge cases and statuses are the same; digits differ by rounding, below 1e-12 of the
+forward, and the native ones are the better ones in the wings. `implementation()` says which runs;
+STRIKEFORGE_BLACK76=numpy or native asks for one, for training that must repeat bit for bit on another machine.
 
 Invariants: prices lie in [D max(w(F-K), 0), D F] for calls and [.., D K] for puts; zero time or zero volatility gives
 the discounted intrinsic value; bad input (negative time or volatility, non-positive forward or strike, anything
-infinite) gives NaN.
+infinite) gives NaN. An option's result doesn't depend on its place or its company.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.normal import cdf, density
+from serving import black76_reference as reference
+from serving import native
+from serving.black76_reference import Valuation, VolatilityStatus
+from serving.errors import EngineError
+from serving.normal import Array
 
-Array = npt.NDArray[np.float64]
+__all__ = [
+    "OUTPUTS",
+    "Valuation",
+    "VolatilityStatus",
+    "implementation",
+    "implied_volatility",
+    "price",
+    "value",
+    "value_into",
+]
 
-
-@dataclass(frozen=True)
-class Valuation:
-    """Price and Greeks, arrays of one shape.
-
-    `price` money; `delta` derivative in the forward, discounted (times F/S it is the spot delta at constant carry);
-    `gamma` second derivative in the forward; `vega` money per 1.00 of volatility; `theta` money per year of calendar
-    time at constant forward and rate.
-    """
-
-    price: Array
-    delta: Array
-    gamma: Array
-    vega: Array
-    theta: Array
-
-
-class VolatilityStatus(IntEnum):
-    """Why an implied volatility is, or isn't, there."""
-
-    OK = 0
-    BELOW_INTRINSIC = 1
-    ABOVE_MAXIMUM = 2
-    BAD_INPUT = 3
+INPUTS = ("forward", "strike", "tau", "volatility", "discount", "right")
+OUTPUTS = ("price", "delta", "gamma", "vega", "theta", "rho", "vanna", "volga")
+CHOICE = "STRIKEFORGE_BLACK76"
 
 
-def _prepare(*values: npt.ArrayLike) -> tuple[Array, ...]:
-    return tuple(np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in values)))
+@functools.cache
+def _core() -> Any:
+    """The native core's options, or None where NumPy runs; decided once a process. Raises EngineError."""
+    asked = os.environ.get(CHOICE, "")
+    if asked not in ("", "native", "numpy"):
+        raise EngineError(f"{CHOICE}: there is no implementation {asked!r} of Black-76; there are native and numpy")
+    if asked == "numpy" or (not asked and native.why_unavailable() is not None):
+        return None
+    try:
+        return native.core().Options()
+    except ValueError as error:
+        raise EngineError(f"Black-76 in the native core: {error}") from error
 
 
-def _positive(values: Array) -> npt.NDArray[np.bool_]:
-    return np.asarray((values > 0) & (values < np.inf))
+def implementation() -> str:
+    """What computes here: `numpy`, or `native_` and the instruction set."""
+    core = _core()
+    return "numpy" if core is None else f"native_{core.isa}"
+
+
+def _flat(shape: tuple[int, ...], value: npt.NDArray[np.float64]) -> Array:
+    """`value` in one dimension: one number that stands for all, or one for each place of `shape`."""
+    if value.size == 1:
+        return value.reshape(1)
+    if value.shape != shape:
+        value = np.broadcast_to(value, shape)
+    return np.ascontiguousarray(value).reshape(-1)
+
+
+def _spread(*values: npt.ArrayLike) -> tuple[tuple[int, ...], int, list[Array]]:
+    """Shape of the answer, its size, and the flat inputs."""
+    arrays = [np.asarray(value, dtype=np.float64) for value in values]
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    return shape, int(np.prod(shape, dtype=np.int64)), [_flat(shape, array) for array in arrays]
 
 
 def value(
@@ -63,28 +90,14 @@ def value(
     discount: npt.ArrayLike,
     right: npt.ArrayLike,
 ) -> Valuation:
-    """Price, delta, gamma, vega and theta (see `Valuation` for units)."""
-    f, k, t, v, df, w = _prepare(forward, strike, tau, volatility, discount, right)
-    bad = ~(_positive(f) & _positive(k) & _positive(df) & (t >= 0) & (v >= 0) & np.isfinite(t + v) & (np.abs(w) == 1))
-    with np.errstate(all="ignore"):
-        root_t = np.sqrt(t)
-        deviation = v * root_t
-        still = deviation == 0
-        log_moneyness = np.log(f / k)
-        d1 = np.where(still, np.where(w * (f - k) > 0, w * np.inf, -w * np.inf), 0.0)
-        moving = log_moneyness / np.where(still, 1.0, deviation) + 0.5 * deviation
-        d1 = np.where(still, d1, moving)
-        d2 = np.where(still, d1, d1 - deviation)
-        in_money1, in_money2, bell = cdf(w * d1), cdf(w * d2), density(d1)
-        price = df * w * (f * in_money1 - k * in_money2)
-        delta = df * w * in_money1
-        gamma = np.where(still, 0.0, df * bell / (f * np.where(still, 1.0, deviation)))
-        vega = np.where(still, 0.0, df * f * bell * root_t)
-        decay = np.where(still, 0.0, df * f * bell * v / (2.0 * np.where(t == 0, 1.0, root_t)))
-        rate = np.where(t == 0, 0.0, -np.log(df) / np.where(t == 0, 1.0, t))
-        theta = rate * price - decay
-    outputs = (np.maximum(price, 0.0), delta, gamma, vega, theta)
-    return Valuation(*(np.where(bad, np.nan, out) for out in outputs))
+    """Price and all Greeks (see `Valuation` for units)."""
+    core = _core()
+    if core is None:
+        return reference.value(forward, strike, tau, volatility, discount, right)
+    shape, count, inputs = _spread(forward, strike, tau, volatility, discount, right)
+    outputs = [np.empty(count) for _ in OUTPUTS]
+    core.value(count, *inputs, *outputs)
+    return Valuation(*(output.reshape(shape) for output in outputs))
 
 
 def price(
@@ -96,14 +109,74 @@ def price(
     right: npt.ArrayLike,
 ) -> Array:
     """Price in money, discounted."""
-    return value(forward, strike, tau, volatility, discount, right).price
+    core = _core()
+    if core is None:
+        return reference.price(forward, strike, tau, volatility, discount, right)
+    shape, count, inputs = _spread(forward, strike, tau, volatility, discount, right)
+    output = np.empty(count)
+    core.value(count, *inputs, output, *[None] * 7)
+    return output.reshape(shape)
 
 
-def _normalised(x: Array, s: Array) -> tuple[Array, Array]:
-    """Out-of-the-money price / sqrt(F K) and its derivative in s = sigma sqrt(tau); x = -|ln(F/K)|."""
-    d1 = x / s + 0.5 * s
-    half = np.exp(0.5 * x)
-    return half * cdf(d1) - cdf(d1 - s) / half, half * density(d1)
+def value_into(
+    forward: Array,
+    strike: Array,
+    tau: Array,
+    volatility: Array,
+    discount: Array,
+    right: Array,
+    *,
+    price: Array | None = None,
+    delta: Array | None = None,
+    gamma: Array | None = None,
+    vega: Array | None = None,
+    theta: Array | None = None,
+    rho: Array | None = None,
+    vanna: Array | None = None,
+    volga: Array | None = None,
+) -> None:
+    """Write what is wanted of price and Greeks into the caller's arrays: the hot path's form.
+
+    All arrays are float64, contiguous, in one dimension; outputs of one length, inputs of that length or of one element
+    that stands for all. Where the native core runs, no array is made. Raises ValueError, naming the array.
+    """
+    inputs = (forward, strike, tau, volatility, discount, right)
+    outputs = (price, delta, gamma, vega, theta, rho, vanna, volga)
+    count = next((len(array) for array in outputs if array is not None), 0)
+    core = _core()
+    if core is None:
+        _check(count, inputs, outputs)
+        found = reference.value(*inputs)
+        for name, array in zip(OUTPUTS, outputs, strict=True):
+            if array is not None:
+                array[:] = getattr(found, name)
+        return
+    try:
+        core.value(count, *inputs, *outputs)
+    except (TypeError, ValueError):  # the native core checks as much, in less time, but names less
+        _check(count, inputs, outputs)
+        raise
+    if count == 0:
+        _check(count, inputs, outputs)
+
+
+def _check(count: int, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> None:
+    """Raise ValueError where `value_into` can't take these arrays."""
+    if all(array is None for array in outputs):
+        raise ValueError(f"value_into: no output is wanted; name at least one of {', '.join(OUTPUTS)}")
+    for name, array in zip(INPUTS + OUTPUTS, (*inputs, *outputs), strict=True):
+        if array is None:
+            continue
+        lengths = (1, count) if name in INPUTS else (count,)
+        fine = array.dtype == np.float64 and array.ndim == 1 and array.flags.c_contiguous and len(array) in lengths
+        if not fine or (name in OUTPUTS and not array.flags.writeable):
+            flags = [word for word, off in (("not contiguous", not array.flags.c_contiguous),
+                                            ("not writeable", not array.flags.writeable)) if off]  # fmt: skip
+            raise ValueError(
+                f"value_into: {name}: expected contiguous float64 of shape "
+                f"{' or '.join(f'({length},)' for length in lengths)}, "
+                f"found {', '.join([f'{array.dtype} {array.shape}', *flags])}"
+            )
 
 
 def implied_volatility(
@@ -116,59 +189,12 @@ def implied_volatility(
 ) -> tuple[Array, npt.NDArray[np.int8]]:
     """Volatility that reprices `option_price` (money, discounted), and a `VolatilityStatus` for each.
 
-    Newton's method on the logarithm of the normalised out-of-the-money price, which is concave in the deviation, so
-    the iteration climbs to the root from the left; a bracket guards the first steps. NaN where the status isn't OK.
+    NaN where the status isn't OK. A price at the intrinsic value, to rounding, has no volatility: BELOW_INTRINSIC.
     """
-    p, f, k, t, df, w = (
-        np.atleast_1d(a).ravel() for a in _prepare(option_price, forward, strike, tau, discount, right)
-    )
-    shape = np.broadcast_shapes(*(np.shape(a) for a in (option_price, forward, strike, tau, discount, right)))
-    status = np.full(p.shape, VolatilityStatus.OK, dtype=np.int8)
-    result = np.full(p.shape, np.nan)
-    with np.errstate(all="ignore"):
-        fine = _positive(f) & _positive(k) & _positive(t) & _positive(df) & np.isfinite(p) & (np.abs(w) == 1)
-        status[~fine] = VolatilityStatus.BAD_INPUT
-        scale = np.sqrt(f * k)
-        target = (p / df - np.maximum(w * (f - k), 0.0)) / scale
-        x = -np.abs(np.log(f / k))
-        status[fine & ~(target > 0)] = VolatilityStatus.BELOW_INTRINSIC
-        status[fine & (target >= np.exp(0.5 * x))] = VolatilityStatus.ABOVE_MAXIMUM
-    todo = np.flatnonzero(status == VolatilityStatus.OK)
-    if todo.size:
-        deviation, solved = _solve(x[todo], target[todo])
-        result[todo] = np.where(solved, deviation / np.sqrt(t[todo]), np.nan)
-        status[todo[~solved]] = VolatilityStatus.BELOW_INTRINSIC
-    return result.reshape(shape), status.reshape(shape)
-
-
-def _solve(x: Array, target: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Deviation s with normalised price `target`, and whether it was found."""
-    log_target = np.log(target)
-    low, high = np.zeros_like(x), np.full_like(x, np.inf)
-    gap = np.maximum(0.5 * x - log_target, 1e-300)
-    s = np.where(x < -1e-8, -x / np.sqrt(2.0 * gap), 0.0)
-    s = np.clip(np.maximum(s, target * np.sqrt(2.0 * np.pi)), 1e-9, 60.0)
-    active = np.arange(x.size)
-    found = np.zeros(x.size, dtype=bool)
-    for _ in range(100):
-        guess = s[active]
-        with np.errstate(all="ignore"):
-            value_now, slope = _normalised(x[active], guess)
-            error = np.log(value_now) - log_target[active]
-            step = -error * value_now / slope
-        below = ~(error > 0)  # NaN or -inf (price underflows): the root lies to the right
-        low[active] = np.where(below, guess, low[active])
-        high[active] = np.where(below, high[active], guess)
-        following = guess + step
-        upper = np.where(np.isfinite(high[active]), high[active], 4.0 * guess + 1e-3)
-        outside = ~((following > low[active]) & (following < upper)) & (error != 0)
-        following = np.where(outside, 0.5 * (low[active] + upper), following)
-        following = np.where(error == 0, guess, following)
-        done = np.abs(following - guess) <= 4e-16 * guess + 1e-17
-        done |= (np.abs(step) <= 2e-12 * guess) & ~outside  # one quadratic step away from the last bit
-        s[active] = following
-        found[active[done]] = True
-        active = active[~done]
-        if not active.size:
-            break
-    return s, found
+    core = _core()
+    if core is None:
+        return reference.implied_volatility(option_price, forward, strike, tau, discount, right)
+    shape, count, inputs = _spread(option_price, forward, strike, tau, discount, right)
+    found, status = np.empty(count), np.empty(count, dtype=np.int8)
+    core.implied_volatility(count, *inputs, found, status)
+    return found.reshape(shape), status.reshape(shape)

@@ -4,7 +4,7 @@
     strikeforge-host price    a released model's fair value of every contract of a chain, with Greeks
     strikeforge-host inspect  what is installed, verified, its golden vectors recomputed; a surface model
                               judges and completes a chain
-    strikeforge-host info     versions, CPU, and which engines can run here
+    strikeforge-host info     versions, CPU, instruction sets, and which engines can run here
 
 Data in: a signed store, a folder of pulled releases, tables of quotes. Data out: that folder, text on stdout, one table
 file; errors as one message on stderr. Exit codes: 0, 2 for wrong usage, else those of serving/errors.py.
@@ -16,19 +16,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from serving.cli_engine import add_engine_options, add_target_option
-from serving.engine import unavailable_engines
+from serving.cli_info import run_info
 from serving.errors import run_command
 from serving.ledger import CHANNELS
-from serving.machine import cpu_name
 from serving.release import RELEASED_CHANNELS
-from serving.released import write_lines
 from serving.table_files import SUFFIXES
 
 
@@ -59,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         from serving.cli_inspect import run_inspect
 
         return run_inspect(parser, arguments)
-    return _info()
+    return run_info(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     price = commands.add_parser("price", help="price every contract of a chain")
     inspect = commands.add_parser("inspect", help="verify a channel's bundle; a surface model judges a chain")
     _add_pull(commands.add_parser("pull", help="install a channel's signed release, verified, in a folder"))
-    commands.add_parser("info", help="versions, CPU and engines of this host")
+    info = commands.add_parser("info", help="versions, CPU and engines of this host")
+    info.add_argument("--json", action="store_true", help="the same as one JSON object")
     for command in (price, inspect):
         command.add_argument("--model", required=True, help="name of the model")
         command.add_argument("--channel", choices=CHANNELS, default="champion")
@@ -109,23 +106,3 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} isn't a number of releases, 1 or more")
     return int(text)
-
-
-def _info() -> int:
-    versions = {name: _version(name) for name in ("strikeforge", "numpy", "onnxruntime", "onnxruntime-gpu", "pyarrow")}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    reasons = unavailable_engines()
-    write_lines([
-        f"python {platform.python_version()} on {platform.platform()}",
-        *(f"{name} {version or 'not installed'}" for name, version in versions.items()),
-        f"cpu {cpu_name()}, {cores} usable core(s)",
-        *(f"engine {name}: {'available' if reason is None else reason}" for name, reason in reasons.items()),
-    ])  # fmt: skip
-    return 0
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

@@ -8,6 +8,8 @@ Data in and out: float32 arrays that the caller owns and an engine fills; nothin
 Semantics: `window`: the answer is that of the last T steps alone, zeros before the first (reset: all zeros);
 `stateful`: the state is carried over all steps since `reset`. A bundle names the one it was gated with.
 
+Precision: that of weights and of what they are multiplied with; fp32 unless said.
+
 Invariants: `evaluate` commits nothing; only `advance` and `reset` change the state. Every array is checked; an
 EngineError names the tensor, what was expected and what was found. Back ends are imported only when opened.
 """
@@ -29,7 +31,9 @@ from serving.surface_score import SurfaceAnswer, SurfaceInput
 
 Floats = npt.NDArray[np.float32]
 
-BACKENDS = ("ort", "null")
+BACKENDS = ("native", "ort", "null")
+PRECISIONS = ("fp32", "bf16", "int8")
+REDUCED = ("native",)  # back ends that take a precision other than fp32
 FLOAT32 = np.dtype(np.float32)
 CONTEXT_TOLERANCE, IV_TOLERANCE, SURFACE_TOLERANCE = "context", "iv", "surface"  # keys of the manifest's tolerances
 GOLDEN_HEAD_WINDOW = 0  # the golden window whose context the golden volatilities were computed from
@@ -49,6 +53,7 @@ class EngineInfo:
     step_features: int  # F
     contract_features: int  # K
     context_size: int  # D, summed over the members
+    precision: str = "fp32"
 
 
 class Engine(Protocol):
@@ -154,7 +159,7 @@ def check_array(name: str, array: Floats, shape: tuple[int, ...], *, written: bo
         raise EngineError(f"tensor {name!r}: expected an array to write into, found a read-only one")
 
 
-def open_engine(bundle: Bundle, backend: str = "ort", semantics: str | None = None) -> Engine:
+def open_engine(bundle: Bundle, backend: str = "ort", semantics: str | None = None, precision: str = "fp32") -> Engine:
     """An engine for a verified bundle; refuses semantics other than those the bundle was gated with."""
     gated = bundle.manifest.semantics
     if bundle.manifest.task != "pricing":
@@ -165,7 +170,12 @@ def open_engine(bundle: Bundle, backend: str = "ort", semantics: str | None = No
         raise EngineError(f"semantics {semantics!r} asked for, but bundle {bundle.sha256} was gated with {gated!r}")
     if backend not in BACKENDS:
         raise EngineError(f"there is no engine {backend!r}; there are {', '.join(BACKENDS)}")
-    engine: Engine = importlib.import_module(f"serving.engines.{backend}").open_engine(bundle)
+    if precision not in PRECISIONS:
+        raise EngineError(f"there is no precision {precision!r}; there are {', '.join(PRECISIONS)}")
+    if precision != "fp32" and backend not in REDUCED:
+        raise EngineError(f"engine {backend!r} has fp32 only, {precision!r} was asked for: {', '.join(REDUCED)} has it")
+    module = importlib.import_module(f"serving.engines.{backend}")
+    engine: Engine = module.open_engine(bundle, precision) if backend in REDUCED else module.open_engine(bundle)
     return engine
 
 

@@ -1,13 +1,15 @@
 """Every back end keeps the engine's promises, under both semantics; and a bundle small enough to check by hand.
 
 `small_bundle` is a two-layer LSTM with attention over its window, exported as the bundle contract says; its golden
-vectors come from `reference_context`, the same net in NumPy float64.
+vectors come from `reference_context`, the same net in NumPy float64. Bundles of the real families
+(tests/tiny_family.py) have the same sizes; `native` runs those alone.
 """
 
 from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ import pytest
 from onnx import helper, numpy_helper
 
 from serving.bundle import Bundle, write_bundle
-from serving.engine import Engine, golden_parity, open_engine, unavailable_engines
+from serving.engine import PRECISIONS, Engine, golden_parity, open_engine, unavailable_engines
 from serving.engines import ort
 from serving.errors import EngineError
 from serving.features import CONTRACT_FEATURES, STEP_FEATURES, FeatureSpec, Scaler
 from serving.last_seen import AnchorTarget
 from serving.manifest import Member, MemberFile, TensorSpec
 from tests.tiny_bundle import npz_bytes, onnx_bytes
+from tests.tiny_family import FAMILIES, TOLERANCE, contracts_of, family_bundle
 
 T, F, K, H, L = 5, len(STEP_FEATURES), len(CONTRACT_FEATURES), 4, 2
 D = 2 * H
@@ -179,9 +182,20 @@ def semantics(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["ort", "null"])
+NATIVE = pytest.mark.skipif(unavailable_engines()["native"] is not None, reason=str(unavailable_engines()["native"]))
+SUBJECTS = [
+    ("small", "ort", "fp32"),
+    ("small", "null", "fp32"),
+    ("pricing_lstm", "ort", "fp32"),
+    *(pytest.param((family, "native", precision), marks=NATIVE) for family in FAMILIES for precision in PRECISIONS),
+]
+
+
+@pytest.fixture(params=SUBJECTS, ids=lambda subject: "-".join(subject))
 def engine(request: pytest.FixtureRequest, semantics: str, tmp_path: Path) -> Engine:
-    return open_engine(small_bundle(tmp_path / "bundle", semantics=semantics, members=2), request.param)
+    model, backend, precision = request.param
+    make = small_bundle if model == "small" else partial(family_bundle, family=model)
+    return open_engine(make(tmp_path / "bundle", semantics=semantics, members=2), backend, precision=precision)
 
 
 def steps_of(count: int, seed: int = 7) -> np.ndarray:
@@ -196,7 +210,10 @@ def context_of(engine: Engine, x: np.ndarray) -> np.ndarray:
 
 def test_info_states_the_sizes(engine: Engine, semantics: str) -> None:
     info = engine.info()
-    assert (info.semantics, info.members, info.model) == (semantics, 2, "small")
+    assert (info.semantics, info.members) == (semantics, 2)
+    assert info.model in ("small", *FAMILIES)
+    assert info.precision in PRECISIONS
+    assert info.backend != "native" or info.precision in info.runtime
     assert (info.window_steps, info.step_features, info.contract_features, info.context_size) == (T, F, K, 2 * D)
     assert len(info.bundle_sha256) == 64
 
@@ -268,8 +285,56 @@ def test_semantics_other_than_the_bundles_are_refused(tmp_path: Path, semantics:
 
 
 def test_unknown_back_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="'abacus'; there are ort, null"):
+    with pytest.raises(EngineError, match="'abacus'; there are native, ort, null"):
         open_engine(small_bundle(tmp_path / "bundle"), "abacus")
+
+
+def test_a_precision_a_back_end_lacks_is_refused(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    for backend in ("ort", "null"):
+        with pytest.raises(EngineError, match=f"engine '{backend}' has fp32 only, 'int8' was asked for: native has it"):
+            open_engine(bundle, backend, precision="int8")
+    with pytest.raises(EngineError, match="no precision 'int4'; there are fp32, bf16, int8"):
+        open_engine(bundle, "native", precision="int4")
+
+
+# What the native core computes.
+
+# A hundredth of the context's range of -1..1; the head turns that into at most a tenth of a volatility point.
+REDUCED = {"context": 2e-2, "iv": 1e-3}
+
+
+@NATIVE
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_native_golden_vectors(tmp_path: Path, semantics: str, family: str, members: int, precision: str) -> None:
+    bundle = family_bundle(tmp_path / "bundle", family, semantics=semantics, members=members)
+    for parity in golden_parity(bundle, open_engine(bundle, "native", precision=precision)):
+        allowed = TOLERANCE if precision == "fp32" else REDUCED[parity.name]
+        assert parity.max_abs_difference <= allowed, parity
+
+
+@NATIVE
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_native_answers_as_onnx_runtime_does(tmp_path: Path, semantics: str, family: str) -> None:
+    """After every number of steps, also before the window is full."""
+    bundle = family_bundle(tmp_path / "bundle", family, semantics=semantics, members=2)
+    native, other = open_engine(bundle, "native"), open_engine(bundle, "ort")
+    contracts, iv = contracts_of(70), np.zeros((2, 70), np.float32)
+    for x in steps_of(4 * T):
+        contexts = [context_of(one, x) for one in (native, other)]
+        assert np.abs(contexts[0] - contexts[1]).max() < TOLERANCE
+        for one, context, out in zip((native, other), contexts, iv, strict=True):
+            one.head(context, contracts, out)
+            one.advance(x)
+        assert np.abs(iv[0] - iv[1]).max() < TOLERANCE
+
+
+@NATIVE
+def test_native_refuses_nets_it_doesnt_know(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"engine 'native' has no net 'small'.* it has pricing_lstm"):
+        open_engine(small_bundle(tmp_path / "bundle"), "native")
 
 
 # What ONNX Runtime computes.

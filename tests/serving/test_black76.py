@@ -1,10 +1,14 @@
 """Black-76 keeps its laws (parity, bounds, scaling, the pricing equation), equals mpmath, and inverts.
 
+Everything is asked of NumPy and of the native core in each instruction set with kernels of its own that this CPU has.
+
 `EPSILON` times `condition` is what rounding the inputs alone costs a price; tolerances are small multiples of it.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -14,12 +18,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.black76 import Valuation, VolatilityStatus, implied_volatility, price, value
-from serving.normal import cdf
+from serving import black76, native
+from serving.black76 import OUTPUTS, Valuation, VolatilityStatus, implied_volatility, price, value, value_into
+from serving.errors import EngineError
+from serving.normal import cdf, density
 
+CHOOSE = black76._core
+WHY_NOT = native.why_unavailable()
 EPSILON = float(np.finfo(np.float64).eps)
-GREEKS = ("delta", "gamma", "vega", "theta")
-FIELDS = ("price", *GREEKS)
+NATIVE = [isa for isa in native.core().isas() if isa in ("portable", "avx2", "avx512")] if not WHY_NOT else []
+IMPLEMENTATIONS = ["numpy", *NATIVE]
 
 FORWARD = st.floats(0.01, 1e5)
 LOG_MONEYNESS = st.floats(-1.5, 1.5)
@@ -29,6 +37,15 @@ DISCOUNT = st.floats(0.6, 1.1)
 RIGHT = st.sampled_from([1.0, -1.0])
 OPTION = st.tuples(FORWARD, LOG_MONEYNESS, TAU, VOLATILITY, DISCOUNT, RIGHT)
 many = settings(deadline=None, max_examples=150)
+
+
+@pytest.fixture(autouse=True, scope="module", params=IMPLEMENTATIONS)
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each test runs with each of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        core = None if request.param == "numpy" else native.core().Options(request.param)
+        patch.setattr(black76, "_core", lambda: core)
+        yield request.param
 
 
 def unpack(option: tuple[float, ...]) -> tuple[float, ...]:
@@ -72,22 +89,31 @@ def exact_price(f: Any, k: Any, t: Any, v: Any, d: Any, w: Any) -> Any:
     return d * w * (f * mpmath.ncdf(w * d1) - k * mpmath.ncdf(w * (d1 - deviation)))
 
 
+@functools.cache
+def exact_grid() -> list[dict[str, float]]:
+    with mpmath.workdps(160):
+        return [exact_greeks(*(mpmath.mpf(float(number)) for number in option)) for option in grid().T]
+
+
 def exact_greeks(f: Any, k: Any, t: Any, v: Any, d: Any, w: Any) -> dict[str, float]:
     """Central differences of the exact price with 160 digits, h = 1e-20 (relative): relative errors below 1e-30."""
     rate = -mpmath.log(d) / t
     h = mpmath.mpf(10) ** -20
 
-    def moved(df: int = 0, dt: int = 0, dv: int = 0) -> Any:
+    def moved(df: int = 0, dt: int = 0, dv: int = 0, dr: int = 0) -> Any:
         tau = t * (1 + dt * h)
-        return exact_price(f * (1 + df * h), k, tau, v * (1 + dv * h), mpmath.exp(-rate * tau), w)
+        return exact_price(f * (1 + df * h), k, tau, v * (1 + dv * h), mpmath.exp(-(rate + dr * h) * tau), w)
 
     def central(name: str, unit: Any) -> Any:
         return (moved(**{name: 1}) - moved(**{name: -1})) / (2 * h * unit)
 
     here = moved()
     gamma = (moved(df=1) - 2 * here + moved(df=-1)) / (h * f) ** 2
+    volga = (moved(dv=1) - 2 * here + moved(dv=-1)) / (h * v) ** 2
+    corners = sum(one * other * moved(df=one, dv=other) for one in (1, -1) for other in (1, -1))
     values = {
         "price": here, "delta": central("df", f), "gamma": gamma, "vega": central("dv", v), "theta": -central("dt", t),
+        "rho": central("dr", 1), "vanna": corners / (4 * h**2 * f * v), "volga": volga,
     }  # fmt: skip
     return {name: float(number) for name, number in values.items()}
 
@@ -105,7 +131,8 @@ def test_parity(option: tuple[float, ...]) -> None:
     size = d * (f + k)
     assert call.price - put.price == pytest.approx(d * (f - k), abs=8 * EPSILON * size)
     assert call.delta - put.delta == pytest.approx(d, abs=4 * EPSILON)
-    assert (call.gamma, call.vega) == (put.gamma, put.vega)
+    assert (call.gamma, call.vega, call.vanna, call.volga) == (put.gamma, put.vega, put.vanna, put.volga)
+    assert call.rho - put.rho == pytest.approx(-t * d * (f - k), abs=8 * EPSILON * t * size)
     assert call.theta - put.theta == pytest.approx(
         rate * d * (f - k), abs=8 * EPSILON * (abs(rate) * size + abs(float(call.theta)))
     )
@@ -162,9 +189,16 @@ def test_greeks_satisfy_the_pricing_equation(option: tuple[float, ...]) -> None:
     deviation = v * np.sqrt(t)
     d2 = np.log(f / k) / deviation - 0.5 * deviation
     in_strike = -w * d * float(cdf(w * d2))
+    own = d * k * float(density(d2)) * EPSILON / deviation  # what rounding f/k does to this d2
     assert f * worth.delta + k * in_strike == pytest.approx(
-        float(worth.price), abs=8 * EPSILON * condition(f, k, t, v, d, w)
+        float(worth.price), abs=8 * EPSILON * condition(f, k, t, v, d, w) + own
     )
+    size = abs(float(np.log(f / k))) / deviation + 0.5 * deviation
+    room = 16 * EPSILON * (1.0 / deviation + size) * worth.vega
+    assert worth.rho == pytest.approx(-t * float(worth.price), rel=2 * EPSILON, abs=1e-300)
+    assert worth.vanna == pytest.approx(-float(worth.vega * d2) / (f * deviation), abs=room / (f * deviation) + 1e-300)
+    curved = float(worth.vega) * d2 * (d2 + deviation) / v
+    assert worth.volga == pytest.approx(curved, abs=room * (1.0 + size) / v + 1e-300)
 
 
 @many
@@ -195,8 +229,8 @@ def test_without_time_or_volatility_it_is_intrinsic(tau: float, volatility: floa
     worth = value(f, 100.0, tau, volatility, 0.9, w)
     assert np.array_equal(worth.price, 0.9 * np.maximum(w * (f - 100.0), 0.0))
     assert np.array_equal(worth.delta, [0, 0, 0.9, -0.9, 0, 0])
-    assert not worth.gamma.any()
-    assert not worth.vega.any()
+    assert not any(getattr(worth, name).any() for name in ("gamma", "vega", "vanna", "volga"))
+    assert np.array_equal(worth.rho, -tau * worth.price)
     rate = -np.log(0.9) / tau if tau else 0.0
     assert np.allclose(worth.theta, rate * worth.price, rtol=4 * EPSILON, atol=0.0)
 
@@ -229,11 +263,12 @@ def test_boundless_volatility_gives_the_maximum() -> None:
 def test_price_and_greeks_equal_mpmath() -> None:
     options = grid()
     worth = value(*options)
-    with mpmath.workdps(160):
-        exact = [exact_greeks(*(mpmath.mpf(float(number)) for number in option)) for option in options.T]
+    exact = exact_grid()
     f, k, t, v, d, _ = options
+    deviation = v * np.sqrt(t)
+    size1 = np.abs(np.log(f / k)) / deviation + 0.5 * deviation  # of the terms of d1, and of d2
     room = 4 * EPSILON * condition(*options)
-    wanted = {name: np.array([one[name] for one in exact]) for name in FIELDS}
+    wanted = {name: np.array([one[name] for one in exact]) for name in OUTPUTS}
     bell = bell_error(f, k, t, v)
     tolerance = {
         "price": room,
@@ -241,8 +276,12 @@ def test_price_and_greeks_equal_mpmath() -> None:
         "gamma": bell * wanted["gamma"],
         "vega": bell * wanted["vega"],
         "theta": np.abs(np.log(d) / t) * room + bell * v * wanted["vega"] / (2.0 * t),
+        "rho": t * room,
+        # Their zeros, d2 = 0 and d1 d2 = 0, lose digits: errors are relative to the terms' magnitudes.
+        "vanna": (bell + 4 * EPSILON / deviation) * wanted["vega"] / (f * deviation) * (1.0 + size1),
+        "volga": (bell + 4 * EPSILON / deviation) * wanted["vega"] / v * (1.0 + size1) ** 2,
     }
-    for name in FIELDS:
+    for name in OUTPUTS:
         error = np.abs(getattr(worth, name) - wanted[name])
         assert (error <= tolerance[name] + 1e-280).all(), name
     assert options.shape[1] > 150
@@ -268,12 +307,12 @@ def test_deep_wings_keep_their_digits() -> None:
 def test_scalars_broadcasting_and_nothing() -> None:
     alone = value(100.0, 95.0, 0.5, 0.2, 0.98, -1.0)
     table = value(np.array([[100.0], [101.0]]), [95.0, 100.0, 105.0], 0.5, 0.2, 0.98, -1)
-    for name in FIELDS:
+    for name in OUTPUTS:
         assert np.shape(getattr(alone, name)) == ()
         assert getattr(table, name).shape == (2, 3)
         assert getattr(table, name)[0, 0] == getattr(alone, name)
     empty = value([], 100.0, 1.0, 0.2, 1.0, 1.0)
-    assert all(getattr(empty, name).shape == (0,) for name in FIELDS)
+    assert all(getattr(empty, name).shape == (0,) for name in OUTPUTS)
     assert value(np.zeros((0, 3)) + 1.0, 100.0, 1.0, 0.2, 1.0, 1.0).price.shape == (0, 3)
 
 
@@ -293,9 +332,75 @@ def test_bad_input_is_nan_and_spoils_no_neighbour(place: int, bad: float) -> Non
     good = value(*columns[:, 0])
     columns[place, 1] = bad
     worth: Valuation = value(*columns)
-    for name in FIELDS:
+    for name in OUTPUTS:
         assert np.isnan(getattr(worth, name)[1])
         assert (getattr(worth, name)[[0, 2]] == getattr(good, name)).all()
+
+
+def test_edges_of_the_numbers_stay_finite() -> None:
+    """Every positive finite input has a finite, bounded price, and no Greek is NaN: no 0 times infinity inside."""
+    sizes = np.array([1e-290, 1e-3, 1.0, 1e3, 1e100])
+    f, k = (column.ravel() for column in np.meshgrid(sizes, sizes))
+    for deviation in (1e-300, 1e-9, 1.0, 50.0, 1e150):
+        for w in (1.0, -1.0):
+            worth = value(f, k, 1.0, deviation, 0.9, w)
+            assert (worth.price >= 0.0).all()
+            assert (worth.price <= 0.9 * (f if w > 0 else k) * (1 + 4 * EPSILON)).all()
+            for name in ("delta", "vega", "theta", "rho", "vanna", "volga"):
+                assert not np.isnan(getattr(worth, name)).any(), name
+
+
+# --- the caller's own arrays
+
+
+def test_value_into_writes_what_value_returns_and_nothing_else(implementation: str) -> None:
+    columns = [np.ascontiguousarray(column) for column in grid()]
+    whole = value(*columns)
+    for names in (("price",), ("vega", "delta"), OUTPUTS):
+        own = {name: np.full(len(columns[0]), -7.0) for name in names}
+        value_into(*columns, **own)
+        for name in names:
+            assert np.array_equal(own[name], getattr(whole, name)), name
+    columns[4] = np.array([0.97])  # one for all
+    expected, found = value(*columns).theta, np.empty(len(columns[0]))
+    value_into(*columns, theta=found)
+    assert np.array_equal(found, expected)
+    if implementation != "numpy":
+        before = native.core().allocation_count()
+        value_into(*columns, theta=found)
+        assert native.core().allocation_count() == before
+
+
+def test_an_output_may_be_an_inputs_own_array() -> None:
+    columns = [np.ascontiguousarray(column) for column in grid()]
+    expected = price(*columns)
+    value_into(*columns, price=columns[3])
+    assert np.array_equal(columns[3], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [("strike", np.ones(2)), ("price", np.ones(3, dtype=np.float32)), ("delta", np.ones((3, 1))),
+     ("vega", np.ones(6)[::2]), ("tau", np.ones(3, dtype=np.int64)), ("rho", np.ones(4))],
+)  # fmt: skip
+def test_value_into_refuses_by_name(name: str, array: np.ndarray) -> None:
+    inputs = dict.fromkeys(("forward", "strike", "tau", "volatility", "discount", "right"), np.ones(3))
+    outputs = {"theta": np.ones(3)}
+    (inputs if name in inputs else outputs)[name] = array
+    with pytest.raises(ValueError, match=f"value_into: {name}: expected contiguous float64"):
+        value_into(**outputs, **inputs)
+
+
+def test_value_into_refuses_what_it_may_not_write() -> None:
+    frozen = np.ones(3)
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match=r"value_into: vega: .* not writeable"):
+        value_into(*[frozen] * 6, vega=frozen)
+
+
+def test_value_into_wants_an_output() -> None:
+    with pytest.raises(ValueError, match="no output is wanted"):
+        value_into(*[np.ones(3)] * 6)
 
 
 # --- implied volatility
@@ -418,3 +523,45 @@ def test_a_price_implies_the_same_volatility_alone_and_in_any_company() -> None:
     assert np.array_equal(together[order], shuffled, equal_nan=True)
     alone = [implied_volatility(*one)[0] for one in zip(prices, f, k, t, d, w, strict=True)]
     assert np.array_equal(together, np.array(alone), equal_nan=True)
+
+
+# --- which implementation
+
+
+@pytest.fixture
+def undecided(implementation: str, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """`_core` as it is, deciding anew."""
+    fresh = functools.cache(CHOOSE.__wrapped__)
+    monkeypatch.setattr(black76, "_core", fresh)
+    monkeypatch.delenv(black76.CHOICE, raising=False)
+    return monkeypatch
+
+
+def test_without_the_native_core_numpy_runs_and_says_so(undecided: pytest.MonkeyPatch) -> None:
+    undecided.setattr(native, "why_unavailable", lambda: "not built")
+    assert black76.implementation() == "numpy"
+    assert price(100.0, 100.0, 1.0, 0.0, 1.0, 1.0) == 0.0
+
+
+def test_the_native_core_runs_where_it_is(undecided: pytest.MonkeyPatch) -> None:
+    if len(IMPLEMENTATIONS) == 1:
+        pytest.skip(f"no native core: {native.why_unavailable()}")
+    assert black76.implementation() == f"native_{native.core().choose_isa()}"
+
+
+def test_numpy_can_be_asked_for(undecided: pytest.MonkeyPatch) -> None:
+    undecided.setenv(black76.CHOICE, "numpy")
+    assert black76.implementation() == "numpy"
+
+
+def test_native_asked_for_and_absent_is_an_error(undecided: pytest.MonkeyPatch) -> None:
+    def absent() -> Any:
+        raise ImportError("no such file")
+
+    undecided.setattr(native, "_load", absent)
+    undecided.setenv(black76.CHOICE, "native")
+    with pytest.raises(EngineError, match="native core isn't here"):
+        price(100.0, 100.0, 1.0, 0.2, 1.0, 1.0)
+    undecided.setenv(black76.CHOICE, "fortran")
+    with pytest.raises(EngineError, match="no implementation 'fortran'"):
+        black76.implementation()

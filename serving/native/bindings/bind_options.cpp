@@ -1,7 +1,95 @@
+// Arrays of options. serving/black76.py broadcasts; types and lengths are checked here on every call.
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+
 #include "bindings/bindings.hpp"
+#include "options/black76.hpp"
+
+namespace nb = nanobind;
 
 namespace strikeforge {
 
-void bind_options(nanobind::module_&) {}
+namespace {
+
+using Input = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Output = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Status = nb::ndarray<std::int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+[[noreturn]] void refuse(const char* name, size_t found, const std::string& expected) {
+    throw std::invalid_argument(std::string(name) + ": expected " + expected + " numbers, found " +
+                                std::to_string(found));
+}
+
+// One number for all, or one each.
+Column column(const char* name, const Input& array, size_t count) {
+    if (array.shape(0) == count) return {array.data(), 1};
+    if (array.shape(0) != 1) refuse(name, array.shape(0), "1 or " + std::to_string(count));
+    return {array.data(), 0};
+}
+
+double* wanted(const char* name, const std::optional<Output>& array, size_t count) {
+    if (!array) return nullptr;
+    if (array->shape(0) != count) refuse(name, array->shape(0), std::to_string(count));
+    return array->data();
+}
+
+class BoundOptions {
+  public:
+    explicit BoundOptions(const std::string& isa) : isa_(choose_isa(isa)), kernels_(option_kernels(isa_)) {}
+    std::string isa() const { return isa_name(isa_); }
+
+    void value(size_t count, const Input& forward, const Input& strike, const Input& tau, const Input& volatility,
+               const Input& discount, const Input& right, const std::optional<Output>& price,
+               const std::optional<Output>& delta, const std::optional<Output>& gamma,
+               const std::optional<Output>& vega, const std::optional<Output>& theta, const std::optional<Output>& rho,
+               const std::optional<Output>& vanna, const std::optional<Output>& volga) const {
+        const Options options = {column("forward", forward, count),   column("strike", strike, count),
+                                 column("tau", tau, count),           column("volatility", volatility, count),
+                                 column("discount", discount, count), column("right", right, count)};
+        const Greeks out = {wanted("price", price, count), wanted("delta", delta, count), wanted("gamma", gamma, count),
+                            wanted("vega", vega, count),   wanted("theta", theta, count), wanted("rho", rho, count),
+                            wanted("vanna", vanna, count), wanted("volga", volga, count)};
+        const nb::gil_scoped_release others_may_run;
+        kernels_.value(options, count, out);
+    }
+
+    void implied(size_t count, const Input& price, const Input& forward, const Input& strike, const Input& tau,
+                 const Input& discount, const Input& right, const Output& volatility, const Status& status) const {
+        const Prices prices = {column("price", price, count),       column("forward", forward, count),
+                               column("strike", strike, count),     column("tau", tau, count),
+                               column("discount", discount, count), column("right", right, count)};
+        if (volatility.shape(0) != count) refuse("volatility", volatility.shape(0), std::to_string(count));
+        if (status.shape(0) != count) refuse("status", status.shape(0), std::to_string(count));
+        const nb::gil_scoped_release others_may_run;
+        kernels_.implied(prices, count, volatility.data(), status.data());
+    }
+
+  private:
+    Isa isa_;
+    const OptionKernels& kernels_;
+};
+
+}  // namespace
+
+void bind_options(nb::module_& module) {
+    nb::class_<BoundOptions>(module, "Options")
+        .def(nb::init<const std::string&>(), nb::arg("isa") = "")
+        .def_prop_ro("isa", &BoundOptions::isa)
+        .def("value", &BoundOptions::value, nb::arg("count"), nb::arg("forward").noconvert(),
+             nb::arg("strike").noconvert(), nb::arg("tau").noconvert(), nb::arg("volatility").noconvert(),
+             nb::arg("discount").noconvert(), nb::arg("right").noconvert(), nb::arg("price").noconvert().none(),
+             nb::arg("delta").noconvert().none(), nb::arg("gamma").noconvert().none(),
+             nb::arg("vega").noconvert().none(), nb::arg("theta").noconvert().none(), nb::arg("rho").noconvert().none(),
+             nb::arg("vanna").noconvert().none(), nb::arg("volga").noconvert().none())
+        .def("implied_volatility", &BoundOptions::implied, nb::arg("count"), nb::arg("price").noconvert(),
+             nb::arg("forward").noconvert(), nb::arg("strike").noconvert(), nb::arg("tau").noconvert(),
+             nb::arg("discount").noconvert(), nb::arg("right").noconvert(), nb::arg("volatility").noconvert(),
+             nb::arg("status").noconvert());
+}
 
 }  // namespace strikeforge

@@ -9,14 +9,28 @@ namespace {
 std::array<DenseKernels, isa_count> make_tables() {
     std::array<DenseKernels, isa_count> out{};
     DenseKernels table{};
+    tables::portable(table);
     for (int level = 0; level < isa_count; ++level) {
+#if defined(STRIKEFORGE_X86)
         switch (static_cast<Isa>(level)) {
             case Isa::portable:
-                tables::portable(table);
                 break;
-            default:
-                break;  // TODO(kernels): the other instruction sets
+            case Isa::avx2:
+                tables::avx2(table);
+                break;
+            case Isa::avx512:
+                tables::avx512(table);
+                break;
+            case Isa::vnni:
+                tables::vnni(table);
+                break;
+            case Isa::bf16:
+                tables::bf16(table);
+                break;
+            case Isa::amx:
+                break;  // tiles multiply matrices; one vector at a time is bound by memory, not by arithmetic
         }
+#endif
         out[static_cast<size_t>(level)] = table;
     }
     return out;

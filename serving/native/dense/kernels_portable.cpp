@@ -1,6 +1,6 @@
 // The reference: plain loops over the packed layout, in the order the formulas are written.
 #include <cmath>
-#include <cstring>
+#include <limits>
 
 #include "dense/kernels.hpp"
 
@@ -23,13 +23,19 @@ void load(Precision precision, const float* x, size_t n, VectorView* out) {
         for (size_t i = 0; i < wide; ++i) values[i] = i < n ? to_bf16(x[i]) : std::uint16_t{0};
     } else {
         float largest = 0.0f;
-        for (size_t i = 0; i < n; ++i) largest = std::fmax(largest, std::fabs(x[i]));
-        if (largest > 0.0f) out->scale = largest / 127.0f;
-        const float inverse = 1.0f / out->scale;
+        bool finite = true;
+        for (size_t i = 0; i < n; ++i) {
+            largest = std::fmax(largest, std::fabs(x[i]));
+            finite = finite && std::isfinite(x[i]);
+        }
+        if (largest > smallest_scaled) out->scale = largest / 127.0f;
+        const float inverse = finite ? 1.0f / out->scale : 0.0f;
         auto* values = static_cast<std::uint8_t*>(out->data);
         for (size_t i = 0; i < wide; ++i) {
-            values[i] = static_cast<std::uint8_t>(i < n ? static_cast<int>(std::nearbyint(x[i] * inverse)) + 128 : 128);
+            const float value = i < n && finite ? std::nearbyint(x[i] * inverse) : 0.0f;
+            values[i] = static_cast<std::uint8_t>(static_cast<int>(value) + 128);
         }
+        if (!finite) out->scale = std::numeric_limits<float>::quiet_NaN();
     }
 }
 
@@ -66,6 +72,12 @@ void gemv(const MatrixView& matrix, const VectorView& x, const float* start, flo
         }
         y[row] = from + sum;
     }
+}
+
+float dot(const float* a, const float* b, size_t n) {
+    float sum = 0.0f;
+    for (size_t i = 0; i < n; ++i) sum += a[i] * b[i];
+    return sum;
 }
 
 void lstm_cell(const float* gates, const float* cell, float* cell_out, float* hidden_out, size_t n) {
@@ -124,7 +136,7 @@ void hyperbolic_tangent(float* x, size_t n) {
 }  // namespace
 
 void portable(DenseKernels& table) {
-    table = {load, gemv, lstm_cell, attend, layer_norm, silu, hyperbolic_tangent, softmax};
+    table = {load, gemv, dot, lstm_cell, attend, layer_norm, silu, hyperbolic_tangent, softmax};
 }
 
 }  // namespace strikeforge::tables

@@ -16,7 +16,14 @@ const float* Weights::take(const std::string& name, const Shape& shape) {
     if (found->second.shape != shape)
         throw EngineProblem(file_ + ": tensor '" + name + "': expected shape " + shape_text(shape) + ", found " +
                             shape_text(found->second.shape));
-    taken_.insert(name);
+    size_t count = 1;
+    for (const size_t size : shape) count *= size;
+    for (size_t at = 0; at < count; ++at) {
+        if (!std::isfinite(found->second.data[at]))
+            throw EngineProblem(file_ + ": tensor '" + name + "': value " + std::to_string(at) + " of " +
+                                std::to_string(count) + " isn't a finite number");
+    }
+    if (!taken_.insert(name).second) throw std::logic_error(file_ + ": tensor '" + name + "' was taken twice");
     return found->second.data;
 }
 

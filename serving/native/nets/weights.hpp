@@ -1,5 +1,5 @@
-// Tensors by name, each to be taken exactly once: a missing one, a wrong shape and one that nobody took are refused by
-// name. Names and shapes are those of the net's state dict (models/).
+// Tensors by name, each to be taken exactly once: a missing one, a wrong shape, a value that isn't finite and a tensor
+// that nobody took are refused by name. Names and shapes are those of the net's state dict (models/).
 #pragma once
 
 #include <map>

@@ -1,10 +1,40 @@
 #include "options/black76.hpp"
 
+#include <array>
+
 namespace strikeforge {
 
-const OptionKernels& option_kernels(Isa) {
-    static const OptionKernels none{};
-    return none;
+namespace {
+
+std::array<OptionKernels, isa_count> make_tables() {
+    std::array<OptionKernels, isa_count> out{};
+    OptionKernels table{};
+    for (int level = 0; level < isa_count; ++level) {
+        switch (static_cast<Isa>(level)) {
+            case Isa::portable:
+                tables::portable(table);
+                break;
+#if defined(STRIKEFORGE_X86)
+            case Isa::avx2:
+                tables::avx2(table);
+                break;
+            case Isa::avx512:
+                tables::avx512(table);
+                break;
+#endif
+            default:
+                break;  // nothing in later sets is of use in double precision
+        }
+        out[static_cast<size_t>(level)] = table;
+    }
+    return out;
+}
+
+}  // namespace
+
+const OptionKernels& option_kernels(Isa isa) {
+    static const std::array<OptionKernels, isa_count> all = make_tables();
+    return all[static_cast<size_t>(isa)];
 }
 
 }  // namespace strikeforge

@@ -1,0 +1,45 @@
+// AVX512-BF16: both layers multiply pairs of bf16 and add in single precision.
+#include "head/vectors_avx512.hpp"
+
+namespace strikeforge {
+
+namespace {
+
+struct PairDot {
+    using Sum = __m512;
+    static Sum begin(float start) { return _mm512_set1_ps(start); }
+    static Sum add(Sum sum, __m512 x, __m512 weight) { return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)weight); }
+    static __m512 end(Sum sum, const float*, const float*, size_t, const float*) { return sum; }
+};
+
+struct Net {
+    template <int V>
+    static void layers(const HeadView& head, const Places& at, __m512 (&total)[V]) {
+        const QuickSilu silu(head);
+        pair_features<V>(head, at);
+        for_blocks<Avx512, PairDot, V>(
+            head.first, at.start, nullptr, head.width, at.words,
+            [&](size_t out, const __m512(&y)[8][V]) { hide_pairs<V>(silu, out, y, at.hidden); });
+        for_blocks<Avx512, PairDot, V>(head.second, head.second_bias, nullptr, head.width, at.hidden,
+                                       [&](size_t out, const __m512(&y)[8][V]) {
+                                           add_block<Avx512, QuickSilu, V>(head.last + out, silu, y, total);
+                                       });
+    }
+};
+
+void volatility(const HeadView& head, const float* context, const float* contracts, size_t count, size_t stride,
+                float share, bool add, float* iv) {
+    const Places at = places(head);
+    context_share<Avx512>(head, context, at.start);
+    tiles<Avx512, Net, 3>(head, at, contracts, count, stride, share, add, iv);
+}
+
+}  // namespace
+
+namespace heads {
+HeadPlan bf16_bf16() {
+    return {volatility, HeadLayout::blocks, Precision::bf16, Precision::bf16, Avx512::block, 16};
+}
+}  // namespace heads
+
+}  // namespace strikeforge

@@ -1,0 +1,220 @@
+"""The native core as it is installed: with and without a compiler, from a wheel, on CPUs without AVX-512.
+
+Slow: one build of a wheel, and virtual environments. CPUs without AVX-512 are qemu's (Debian: qemu-user), which ends a
+program at the first instruction that such a CPU doesn't have; where it is absent, STRIKEFORGE_ISA masks the sets
+instead, which shows that the dispatch obeys and not what the code holds: those tests say "masked".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.contract.test_engines import small_bundle
+from tests.contract.test_host_install import ROOT, TIMEOUT_S, copied_sources
+
+pytestmark = pytest.mark.slow
+
+QEMU = shutil.which("qemu-x86_64")
+INSTRUCTION_SETS = ("avx2", "avx512", "vnni", "bf16", "amx")
+BASE_INSTALL_MB = 100
+UNOPTIMISED = "--config-settings=cmake.build-type=Debug"  # compiles faster
+NO_COMPILER = {"CC": "/bin/false", "CXX": "/bin/false"}
+WORKOUT = """
+import sys
+from pathlib import Path
+from serving import native
+from serving.bundle import load_bundle
+from serving.engine import BACKENDS, PRECISIONS, golden_parity, open_engine
+core = native.core()
+print(",".join(core.isas()), core.choose_isa())
+if "native" in BACKENDS:
+    bundle = load_bundle(Path(sys.argv[1]))
+    for precision in PRECISIONS:
+        parities = golden_parity(bundle, open_engine(bundle, "native", precision=precision))
+        assert precision != "fp32" or all(parity.holds for parity in parities), parities
+"""
+
+
+def execute(*command: object, where: Path, said: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """A command outside the repository; what is installed there alone can be imported."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "STRIKEFORGE"))}
+    return subprocess.run(
+        [str(one) for one in command], capture_output=True, text=True, check=False, cwd=where, timeout=TIMEOUT_S,
+        env=kept | (said or {}),
+    )  # fmt: skip
+
+
+def output(*command: object, where: Path, said: dict[str, str] | None = None) -> str:
+    done = execute(*command, where=where, said=said)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def pip(python: Path, *arguments: object, where: Path, **said: str) -> subprocess.CompletedProcess[str]:
+    """This environment's pip for another one; what building needs is taken from this one."""
+    tools = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
+    return execute(*tools, *arguments, where=where, said=said)
+
+
+def environment(folder: Path, *, borrowing: bool) -> Path:
+    """A new environment's Python. `borrowing`: it sees this one's libraries, but not this one's strikeforge."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    if borrowing:
+        (packages,) = (folder / "lib").glob("python*/site-packages")
+        import numpy
+
+        (packages / "borrowed.pth").write_text(f"{Path(numpy.__file__).parent.parent}\n")
+    return folder / "bin" / "python"
+
+
+def needs_compiler() -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler here")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A wheel of these sources, and the folder with its object files."""
+    needs_compiler()
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = copied_sources(folder / "sources")
+    options = ("--no-deps", "--no-build-isolation", f"--config-settings=build-dir={folder / 'objects'}")
+    done = pip(Path(sys.executable), "wheel", *options, "--wheel-dir", folder, sources, where=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel, folder / "objects"
+
+
+@pytest.fixture(scope="module")
+def host(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment that holds the wheel and what it requires, nothing else."""
+    folder = tmp_path_factory.mktemp("host")
+    python = environment(folder / "environment", borrowing=False)
+    done = pip(python, "install", "--quiet", "-c", ROOT / "constraints.txt", built[0], where=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return python
+
+
+def test_a_wheel_holds_the_package_and_the_compiled_core_alone(built: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(built[0]) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert {name.partition("/")[0] for name in names} == {"serving"}
+    assert {Path(name).suffix for name in names} == {".py", ".so"}
+    assert len([name for name in names if name.endswith(".so")]) == 1
+    assert "cp3" in built[0].name
+
+
+def test_a_wheel_runs_with_the_base_dependencies(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = output(host.with_name("strikeforge-host"), "info", where=host.parent)
+    (line,) = [line for line in out.splitlines() if line.startswith("native core:")]
+    assert "portable" in line
+    (packages,) = (host.parent.parent / "lib").glob("python*/site-packages")
+    megabytes = sum(file.stat().st_size for file in packages.rglob("*") if file.is_file()) / 1e6
+    with capsys.disabled():
+        sys.stdout.write(f"\nbase install with the native core: {megabytes:.1f} MB; {line}\n")
+    assert megabytes <= BASE_INSTALL_MB
+
+
+@pytest.mark.parametrize(("cpu", "expected"), [("Haswell", "avx2"), ("Westmere", "portable")])
+def test_a_wheel_runs_on_a_cpu_without_avx512(
+    host: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cpu: str, expected: str
+) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("instruction sets of x86-64")
+    bundle = small_bundle(tmp_path / "bundle", members=2).directory
+    emulated = [QEMU, "-cpu", cpu] if QEMU else []
+    masked = {} if QEMU else {"STRIKEFORGE_ISA": expected}
+    said = output(*emulated, host, "-c", WORKOUT, bundle, where=tmp_path, said=masked).split()
+    with capsys.disabled():
+        sys.stdout.write(f"\n{cpu}: {'emulated by qemu' if QEMU else 'masked, not emulated'}, runs {said[1]}\n")
+    assert said[1] == expected
+    if QEMU:
+        assert said[0].split(",")[-1] == expected
+        refused = execute(*emulated, host, "-c", WORKOUT, bundle, where=tmp_path, said={"STRIKEFORGE_ISA": "avx512"})
+        assert refused.returncode == 1
+        assert f"goes up to '{expected}'" in refused.stderr
+
+
+@pytest.mark.parametrize("editable", [False, True])
+def test_without_a_compiler_it_installs_and_says_why(tmp_path: Path, editable: bool) -> None:
+    python = environment(tmp_path / "environment", borrowing=True)
+    sources = copied_sources(tmp_path / "sources")
+    how = ("--editable", sources) if editable else (sources,)
+    install = ("install", "--no-deps", "--no-build-isolation", UNOPTIMISED, *how)
+    done = pip(python, *install, where=tmp_path, **NO_COMPILER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    info = output(python.with_name("strikeforge-host"), "info", where=tmp_path)
+    assert "native core: the native core isn't here: when strikeforge was installed, no working C++ compiler" in info
+    place = output(python, "-c", "import serving; print(serving.__file__)", where=tmp_path)
+    assert place.startswith(str(sources)) == editable
+    if editable and shutil.which("c++"):  # a compiler came later
+        done = pip(python, *install, where=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "native core: the" not in output(python.with_name("strikeforge-host"), "info", where=tmp_path)
+        assert list((sources / "serving/native").glob("_core.*"))
+
+
+def test_a_core_that_doesnt_compile_fails_the_installation(tmp_path: Path) -> None:
+    needs_compiler()
+    python = environment(tmp_path / "environment", borrowing=True)
+    sources = copied_sources(tmp_path / "sources")
+    broken = sources / "serving/native/base/cpu.cpp"
+    broken.write_text("#error planted\n" + broken.read_text())
+    done = pip(python, "install", "--no-deps", "--no-build-isolation", UNOPTIMISED, sources, where=tmp_path)
+    assert done.returncode != 0
+    assert "planted" in done.stdout + done.stderr
+
+
+def test_an_editable_install_is_a_path_that_another_checkout_comes_before(tmp_path: Path) -> None:
+    python = environment(tmp_path / "environment", borrowing=True)
+    ours, theirs = (copied_sources(tmp_path / name) for name in ("ours", "theirs"))
+    for checkout in (ours, theirs):
+        for name in ("models", "pipelines", "benchmarks", "tests"):
+            (checkout / name).mkdir()
+            (checkout / name / "__init__.py").touch()
+    done = pip(
+        python, "install", "--no-deps", "--no-build-isolation", "--editable", ours, where=tmp_path,
+        STRIKEFORGE_WITHOUT_NATIVE="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    tell = "import serving.native as n, models, pipelines, benchmarks, tests\n"
+    tell += "print(*{m.__file__.split('/')[-3] for m in (models, pipelines, benchmarks, tests)}, n.__file__)"
+    for where, expected in ((tmp_path, ours), (theirs, theirs)):
+        checkout, file = output(python, "-c", tell, where=where).split()
+        assert checkout == expected.name
+        assert file == str(expected / "serving/native/__init__.py")
+
+
+def weak_symbols(file: Path) -> list[str]:
+    """Symbols of an object file of which the linker keeps any one copy."""
+    listed = output("nm", "--demangle", "--defined-only", file, where=file.parent)
+    return [line for line in listed.splitlines() if re.match(r"[0-9a-f]+ [WwVvu] ", line)]
+
+
+def test_files_of_an_instruction_set_hold_no_symbol_that_the_linker_may_share(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Such a symbol's copy may be the one with AVX-512, and then every CPU gets it."""
+    if shutil.which("nm") is None:
+        pytest.skip("nm (binutils) isn't here")
+    suffixes = tuple(f"_{name}.cpp" for name in INSTRUCTION_SETS)
+    sources = [file for file in (ROOT / "serving/native").rglob("*.cpp") if file.name.endswith(suffixes)]
+    objects = [file for file in built[1].rglob("*.o") if file.stem.endswith(suffixes)]
+    assert {file.stem for file in objects} == {file.name for file in sources}
+    assert {file.name: weak_symbols(file) for file in objects if weak_symbols(file)} == {}
+
+    planted = tmp_path / "planted_avx2.cpp"
+    planted.write_text(
+        "#include <algorithm>\nfloat f(float a, float b) { const float c = std::max(a, b); return c; }\n"
+    )
+    output("c++", "-O0", "-c", planted, "-o", tmp_path / "planted.o", where=tmp_path)
+    assert any("std::max" in line for line in weak_symbols(tmp_path / "planted.o"))
