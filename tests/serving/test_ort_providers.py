@@ -26,11 +26,10 @@ def test_the_cpu_says_that_it_is_the_cpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("provider", "name"), [("cuda", "CUDAExecution"), ("tensorrt", "TensorrtExecution")])
 @pytest.mark.parametrize("task", ["pricing", "surface"])
 def test_a_provider_that_this_build_has_not_is_refused(tmp_path: Path, provider: str, name: str, task: str) -> None:
-    with pytest.raises(EngineError, match=rf"provider '{provider}': this onnxruntime .* has no {name}.*strikeforge\[gpu"):
-        if task == "pricing":
-            ort.open_engine(tiny_bundle(tmp_path / "bundle"), provider)
-        else:
-            ort.open_surface_engine(surface_bundle(tmp_path / "bundle"), provider)
+    make, opened = (tiny_bundle, ort.open_engine) if task == "pricing" else (surface_bundle, ort.open_surface_engine)
+    bundle = make(tmp_path / "bundle")
+    with pytest.raises(EngineError, match=rf"'{provider}': this onnxruntime .* has no {name}.*strikeforge\[gpu"):
+        opened(bundle, provider)
 
 
 def test_an_unknown_provider_is_refused(tmp_path: Path) -> None:
@@ -89,8 +88,8 @@ def test_inputs_are_bound_anew_for_every_run_on_a_gpu(tmp_path: Path, monkeypatc
             self.inner.bind_ortvalue_output(name, value)
 
     monkeypatch.setattr(Session, "io_binding", lambda self: Binding(self.session), raising=False)
-    monkeypatch.setattr(Session, "run_with_iobinding", lambda self, binding: self.session.run_with_iobinding(binding.inner),
-                        raising=False)  # fmt: skip
+    run = "run_with_iobinding"
+    monkeypatch.setattr(Session, run, lambda self, binding: getattr(self.session, run)(binding.inner), raising=False)
     engine = ort.open_engine(tiny_bundle(tmp_path / "bundle"), "cuda")
     bound.clear()
     out = np.zeros(engine.info().context_size, np.float32)

@@ -43,7 +43,8 @@ def test_golden_vectors_are_recomputed(tmp_path: Path, semantics: str, members: 
 
 
 @pytest.mark.parametrize("semantics", ["window", "stateful"])
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts=st.lists(st.sampled_from(["evaluate", "advance", "reset", "head"]), max_size=14), seed=st.integers(0, 99))
 def test_any_sequence_of_calls_gives_what_ort_gives(
     semantics: str, acts: list[str], seed: int, tmp_path_factory: pytest.TempPathFactory
@@ -203,7 +204,7 @@ def test_asking_loads_neither_tensorrt_nor_the_driver() -> None:
 
 def test_opening_says_why_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt, "probe_driver", lambda: Driver((), "there is no NVIDIA driver"))
-    with pytest.raises(EngineError, match="engine 'trt': (there is no NVIDIA driver|.*installed.*pip install)"):
+    with pytest.raises(EngineError, match=r"engine 'trt': (there is no NVIDIA driver|.*installed.*pip install)"):
         trt.open_engine(tiny_bundle(tmp_path / "bundle"))
 
 

@@ -32,7 +32,7 @@ class MemoryDevice:
     def view(self, address: int, size: int) -> Floats:
         assert address % 4 == 0
         assert size % 4 == 0
-        assert 0 <= address
+        assert address >= 0
         assert address + size <= self.used, "outside what was allocated"
         return self.memory[address // 4 : (address + size) // 4]
 

@@ -1,4 +1,4 @@
-"""`python -m pipelines.compile`: from a bundle or a registered version to a pack; the cache; the worker that crashes."""
+"""`python -m pipelines.compile`: from a bundle or a registered version to a pack; the cache; a worker that dies."""
 
 from __future__ import annotations
 
