@@ -33,6 +33,7 @@ Floats = npt.NDArray[np.float32]
 
 BACKENDS = ("native", "ort", "null")
 PRECISIONS = ("fp32", "bf16", "int8")
+SURFACE_BACKENDS = {"native": "serving.engines.native_surface", "ort": "serving.engines.ort"}
 REDUCED = ("native",)  # back ends that take a precision other than fp32
 FLOAT32 = np.dtype(np.float32)
 CONTEXT_TOLERANCE, IV_TOLERANCE, SURFACE_TOLERANCE = "context", "iv", "surface"  # keys of the manifest's tolerances
@@ -180,14 +181,13 @@ def open_engine(bundle: Bundle, backend: str = "ort", semantics: str | None = No
 
 
 def open_surface_engine(bundle: Bundle, backend: str = "ort") -> SurfaceEngine:
-    """An engine for a verified surface bundle."""
+    """An engine for a verified surface bundle, in fp32: a reduced precision misses the golden latents."""
     if bundle.manifest.task != "surface":
         raise EngineError(f"bundle {bundle.sha256} prices contracts; it holds no surface net")
-    if backend != "ort":
-        raise EngineError(f"there is no engine {backend!r} for surfaces; there is ort")
-    from serving.engines import ort
-
-    engine: SurfaceEngine = ort.open_surface_engine(bundle)
+    if backend not in SURFACE_BACKENDS:
+        raise EngineError(f"there is no engine {backend!r} for surfaces; there are {', '.join(SURFACE_BACKENDS)}")
+    module = importlib.import_module(SURFACE_BACKENDS[backend])
+    engine: SurfaceEngine = module.open_surface_engine(bundle)
     return engine
 
 
