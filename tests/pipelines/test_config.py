@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from pipelines import config
-from pipelines.config import CONF, Config, Operation, as_json, config_hash, load_config, load_operation
+from pipelines.config import CONF, Config, Operation, as_json, config_hash, load_compile, load_config, load_operation
 from serving.errors import ConfigError
 
 PLAIN = ["data=generic", "data.path=quotes.csv", "split=short", "split.test_from=2019-06-03"]
@@ -46,6 +46,9 @@ def keys(kind: Any = Config, prefix: str = "") -> list[str]:
 def test_every_choice_composes(group: str, choice: str) -> None:
     if group == "signing":
         load_operation([f"signing={choice}"])
+        return
+    if group == "target":
+        assert load_compile([f"target={choice}"]).target.name == choice
         return
     given_where_missing = [] if choice == "spx_2019" else PLAIN
     load_config([*given_where_missing, f"{group}={choice}", "data.path=quotes.csv", "split.test_from=2019-06-03"])
