@@ -15,10 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy.typing as npt
+
 from serving import native
 from serving.bundle import Bundle
 from serving.engine import EngineInfo, Floats, layout_of, member_file
 from serving.errors import EngineError
+from serving.repricing import Fused
 from serving.safetensors import parse_safetensors
 
 WEIGHTS = "weights"
@@ -63,6 +66,7 @@ class NativeEngine:
         files = [member_file(member, WEIGHTS, index) for index, member in enumerate(manifest.members)]
         members = [(file.name, parse_safetensors(bundle.read(file.name), file.name)) for file in files]
         sizes = numbers_of(manifest.model_config)
+        self._native, self._isa = core, isa
         self.core = core.Engine(manifest.model, sizes, members, precision, manifest.semantics, isa)
         runs = core.choose_isa(isa)
         layout = layout_of(manifest)
@@ -82,3 +86,8 @@ class NativeEngine:
 
     def info(self) -> EngineInfo:
         return self._info
+
+    def fuse(self, *arrays: npt.NDArray[Any]) -> Fused:
+        """A chain repriced in one call; see `serving.repricing.FusesRepricing`."""
+        fused: Fused = self._native.Repricing(self.core, self._isa, *arrays)
+        return fused
