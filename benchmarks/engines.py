@@ -34,11 +34,11 @@ STEPS = (
 )  # fmt: skip
 CHAIN, OVERHEAD, BANDWIDTH = "chain_5000", "overhead", "bandwidth"
 CASES = (*STEPS, CHAIN, OVERHEAD, BANDWIDTH)
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 NOTE = (
-    "Medians over repeats of each repeat's percentile; one thread, one core, governor unknown. `error`: largest absolute "
-    "difference from the same net in float64; `spread`: standard deviation of what is answered. `advance_p50`: work done "
-    "between ticks. `null` answers zeros: what clock, caller and checks cost."
+    "Medians over repeats of each repeat's percentile; one thread, one core, governor unknown. `error`: largest "
+    "absolute difference from the same net in float64; `spread`: standard deviation of what is answered. `advance_p50`:"
+    " work done between ticks. `null` answers zeros: what clock, caller and checks cost."
 )
 
 
@@ -81,7 +81,9 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=" ".join(CASES))
-    parser.add_argument("--calls", type=int, default=Effort.calls, help="at most so many calls of a subject in a repeat")
+    parser.add_argument(
+        "--calls", type=int, default=Effort.calls, help="at most so many calls of a subject in a repeat"
+    )
     parser.add_argument("--seconds", type=float, default=Effort.seconds, help="of a subject in a repeat, about")
     parser.add_argument("--repeats", type=int, default=Effort.repeats)
     parser.add_argument("--quick", action="store_true", help="no torch.compile, no lower instruction sets")

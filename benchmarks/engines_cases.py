@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +94,7 @@ def make_net(family: str, sizes: Mapping[str, int]) -> PricingNet:
 def make_bundle(folder: Path, family: str, sizes: Mapping[str, int], semantics: str) -> tuple[Bundle, PricingNet]:
     """The net of `make_net` exported, as a bundle without golden vectors."""
     net = make_net(family, sizes)
-    onnx, roles = export_member(net, "member-0")
+    onnx, roles = export_member(cast(models.Net, net), "member-0")
     weights = "member-0/weights.safetensors"
     whole = {**sizes, "contract_features": CONTRACT_FEATURES, "context": CONTEXT, "head_width": HEAD_WIDTH}
     bundle = write_bundle(

@@ -9,6 +9,7 @@ the price over the forward, against serving.black76 on those volatilities.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ def build_chain(net: PricingNet, count: int) -> Chain:
     step = random.standard_normal(SIZES["step_features"]).astype(np.float32)
     exact = make_net("pricing_lstm", SIZES).double()
     with torch.no_grad():
-        context = exact.step(torch.from_numpy(step).double()[None], *(state.double() for state in zero_states(exact)))[0]
+        context = exact.step(torch.from_numpy(step).double()[None], *(state.double() for state in zero_states(exact)))[
+            0
+        ]
         volatility = exact.head(context.expand(count, -1), torch.from_numpy(contracts).double()).numpy()
     strike, discount = forward * np.exp(moneyness * np.sqrt(tau)), np.exp(-0.03 * tau)
     right = np.where(random.random(count) < 0.5, 1.0, -1.0)
@@ -199,6 +202,10 @@ def peer_setups(bundle: Bundle, net: PricingNet, chain: Chain, compiled: bool) -
     }  # fmt: skip
 
 
+def _reprice(runner: Any) -> None:
+    runner.reprice()
+
+
 def block_of(subject: Subject) -> Block:
     """`count` times the whole chain."""
     reprice: Callable[[], Floats] = subject.runner.reprice
@@ -226,8 +233,8 @@ def run_chain(
         makes: Mapping[str, Callable[[], PeerChain]] = {
             setup: (lambda make=make: PeerChain(bundle, chain, make)) for setup, make in setups.items()
         }
-        chosen = choose(CASE, name, makes, lambda runner: volatility_error(chain, runner),
-                        lambda runner: runner.reprice(), LARGEST_ERROR, notes, min(TRIAL_CALLS, effort.calls))  # fmt: skip
+        chosen = choose(CASE, name, makes, functools.partial(volatility_error, chain), _reprice, LARGEST_ERROR,
+                        notes, min(TRIAL_CALLS, effort.calls))  # fmt: skip
         if chosen is not None:
             subjects[name] = chosen
     subjects["null"] = Subject(NullChain(count), "no work", 0.0)

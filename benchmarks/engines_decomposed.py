@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import models
-
 from models.parts import Part
 from models.pricing_lstm import PricingLSTM
 from pipelines.onnx_export import export_member

@@ -5,9 +5,9 @@ it commits its state at every inference, which `evaluate` must not.
 
 int8: FakeQuantize on the inputs of every LSTMSequence (X, H, W and R) and of every MatMul with constant weights, which
 the CPU plug-in's low precision passes turn into integer kernels: activations 256 levels with ranges measured on
-calibration inputs, weights 255 levels per output channel, an LSTM's per tensor. oneDNN's int8 LSTM has one scale for X and H and
-one set of scales for W and R, which the plug-in doesn't check (answers are wrong where they differ, and with a scale
-per channel): so X and H share one, and W and R. The constants are folded before,
+calibration inputs, weights 255 levels per output channel, an LSTM's per tensor. oneDNN's int8 LSTM has one scale for X
+and H and one set of scales for W and R, which the plug-in doesn't check (answers are wrong where they differ, and with
+a scale per channel): so X and H share one, and W and R. The constants are folded before,
 else the LSTM's weights arrive through slices and its kernel stays in f32: that is what post-training quantisation by
 NNCF 3.4 gives on these files (no faster than f32), so the same nodes are placed here directly.
 """
@@ -107,7 +107,7 @@ class _Group:
 
 
 def _free_start(model: Any, node: Any) -> None:
-    """A constant initial H becomes an input (its tensor stays zero): folded with its FakeQuantize, the kernel is f32."""
+    """A constant initial H becomes an input (zero): folded with its FakeQuantize, it would leave the kernel in f32."""
     place = node.input(LSTM_INPUTS[1])
     if _is_constant(place):
         start = operators.parameter(list(place.get_shape()), np.float32, name=f"{node.get_friendly_name()}/start")

@@ -55,5 +55,5 @@ def run_overhead(effort: Effort) -> tuple[list[dict[str, Any]], list[str]]:
     else:
         notes.append(f"overhead: no native rows: {reason}")
     timings = interleaved(blocks, effort)
-    rows = timing_rows("overhead", timings, {name: ("", 0.0) for name in blocks})
+    rows = timing_rows("overhead", timings, dict.fromkeys(blocks, ("", 0.0)))
     return [row for row in rows if row["metric"] != "error"], notes

@@ -3,8 +3,8 @@
 A percentile is taken of each repeat's calls; the row holds the median over the repeats, with the lowest and the
 highest. `max` is the largest of all. Ratios are peer/ours within a repeat, median over the repeats, both called from
 Python; `against` is the peer with the lowest median. `ratio` compares with the best peer in fp32 or bf16, `ratio_int8`
-with the best int8 peer. Where an int8 peer is the best of all, `ratio` has a second row against it; where a bf16 peer beats
-the fp32 ones, ours in fp32 has one against the best of those. The `peers` column says which.
+with the best int8 peer. Where an int8 peer is the best of all, `ratio` has a second row against it; where a bf16 peer
+beats the fp32 ones, ours in fp32 has one against the best of those. The `peers` column says which.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def timing_rows(
         if native_call:
             rows += _percentile_rows(case, subject, found, "evaluate", "python_", setup)
         if "advance" in found.repeats:
-            rows.append(_spread_row(case, subject, "advance_p50", "us", found.percentiles("advance", 50.0), setup=setup))
+            rows.append(
+                _spread_row(case, subject, "advance_p50", "us", found.percentiles("advance", 50.0), setup=setup)
+            )
         if subject != "null":
             rows.append(_row(case, subject, "error", "absolute", error, setup=setup, of_what=error_of, spread=spread))
     return rows + ratio_rows(case, timings)
@@ -77,14 +79,12 @@ def _ratios(case: str, subject: str, timings: Mapping[str, Timings], ours: str, 
     return rows
 
 
-def _percentile_rows(
-    case: str, subject: str, found: Timings, name: str, prefix: str, setup: str
-) -> list[Row]:
-    return [
-        _spread_row(case, subject, f"{prefix}{metric}", "us", found.percentiles(name, percent), calls=found.calls(name),
-                    setup=setup)  # fmt: skip
-        for metric, percent in (("p50", 50.0), ("p99", 99.0))
-    ]
+def _percentile_rows(case: str, subject: str, found: Timings, name: str, prefix: str, setup: str) -> list[Row]:
+    rows = []
+    for metric, percent in (("p50", 50.0), ("p99", 99.0)):
+        values, calls = found.percentiles(name, percent), found.calls(name)
+        rows.append(_spread_row(case, subject, f"{prefix}{metric}", "us", values, calls=calls, setup=setup))
+    return rows
 
 
 def _spread_row(case: str, subject: str, metric: str, unit: str, values: Sequence[float], **more: Any) -> Row:

@@ -38,9 +38,10 @@ class TorchProgram:
 
 
 def _traced(part: nn.Module, arguments: list[Tensor]) -> Callable[..., Any]:
+    trace: Any = torch.jit.trace
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated in favour of torch.compile, and often faster
-        traced: Callable[..., Any] = torch.jit.freeze(torch.jit.trace(part, tuple(arguments), check_trace=False).eval())
+        traced: Callable[..., Any] = torch.jit.freeze(trace(part, tuple(arguments), check_trace=False).eval())
     return traced
 
 
