@@ -8,7 +8,7 @@ that memory allows: engines_bandwidth.py.
 Each case runs in a process of its own, so that no case meets the threads, arenas and heap of the one before; the
 subjects of a case share one, in turns. One thread: the libraries' own settings, and OMP_NUM_THREADS and its like.
 
-Run: python -m benchmarks.engines [--cases lstm_small_step chain_5000] [--calls 20000] [--seconds 1.5] [--repeats 5]
+Run: python -m benchmarks.engines [--cases lstm_small_step chain_5000] [--calls 20000] [--seconds 1] [--repeats 5]
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ and the bandwidth itself by size of what is read. Letters: F step features, H hi
 E width, W band.
 
 On the tick's path are the weights that the open step's input meets: W of every layer (U times the last output is known
-before the tick and computed by `advance`), attention pooling over the T-1 outputs before, the projection. Vectors,
-biases and scales are left out: a few kilobytes.
+before the tick and computed by `advance`), the pooling's query and the T-1 outputs before (kept as rows of weights, in
+the weights' precision), the projection of the newest output (that of the pooled ones is done ahead, per output); of the
+transformer everything, and its rings of keys and values in fp32. Vectors, biases and scales are left out: a few
+kilobytes.
 """
 
 from __future__ import annotations
@@ -23,22 +25,30 @@ SIZES_KIB = (24, 256, 1024, 1536, 3072, 6144, 16384)
 PASSES, TRIALS = 20, 15
 
 
-def path_weights(case: Case) -> tuple[int, int]:
-    """(weights on the tick's path, floats of memory read there) of a case."""
+def path_weights(case: Case) -> int:
+    """Weights on the tick's path."""
     size = case.sizes
     if case.family == "pricing_lstm":
         features, hidden, layers = size["step_features"], size["hidden"], size["layers"]
-        weights = 4 * hidden * (features + (layers - 1) * hidden) + hidden * hidden + 2 * hidden * CONTEXT
-        return weights, (size["window"] - 1) * hidden
+        return 4 * hidden * (features + (layers - 1) * hidden) + hidden * hidden + hidden * CONTEXT
     width, layers = size["width"], size["layers"]
-    weights = size["step_features"] * width + layers * (3 + 1 + 2 + 2) * width * width + width * CONTEXT
-    return weights, layers * 2 * (size["band"] - 1) * width
+    return size["step_features"] * width + layers * (3 + 1 + 2 + 2) * width * width + width * CONTEXT
+
+
+def memory_bytes(case: Case, precision: str) -> float:
+    """What is read of earlier steps."""
+    size = case.sizes
+    if case.family == "pricing_lstm":
+        return float((size["window"] - 1) * (size["hidden"] * BYTES[precision] + CONTEXT * 4))
+    return float(size["layers"] * 2 * (size["band"] - 1) * size["width"] * 4)
 
 
 def all_weights(case: Case) -> int:
     """Weights of the whole step, recurrent ones included: what a library that computes nothing ahead reads."""
-    recurrent = 4 * case.sizes["hidden"] ** 2 * case.sizes["layers"] if case.family == "pricing_lstm" else 0
-    return path_weights(case)[0] + recurrent
+    size = case.sizes
+    if case.family != "pricing_lstm":
+        return path_weights(case)
+    return path_weights(case) + 4 * size["hidden"] ** 2 * size["layers"] + size["hidden"] * CONTEXT
 
 
 def measured_bandwidth() -> dict[int, float]:
@@ -78,10 +88,10 @@ def bandwidth_rows(cases: tuple[Case, ...], bandwidth: dict[int, float]) -> list
         for kib, speed in bandwidth.items()
     ]
     for case in cases:
-        weights, memory = path_weights(case)
         for precision, width in BYTES.items():
-            subject, path = f"native_{precision}", float(weights * width + memory * 4)
-            held = float(all_weights(case) * width + memory * 4)  # what advance leaves in the caches between ticks
+            subject, memory = f"native_{precision}", memory_bytes(case, precision)
+            path = path_weights(case) * width + memory
+            held = all_weights(case) * width + memory  # what passes through the caches from tick to tick
             bound = path / bandwidth_at(bandwidth, held) / 1000.0
             for metric, unit, value in (("path_bytes", "bytes", path), ("all_bytes", "bytes", held),
                                         ("lower_bound", "us", bound)):  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -230,9 +230,7 @@ def run_chain(
     else:
         notes.append(f"{CASE}: no native rows: {reason}")
     for name, setups in peer_setups(bundle, net, chain, compiled).items():
-        makes: Mapping[str, Callable[[], PeerChain]] = {
-            setup: (lambda make=make: PeerChain(bundle, chain, make)) for setup, make in setups.items()
-        }
+        makes = {setup: functools.partial(PeerChain, bundle, chain, make) for setup, make in setups.items()}
         chosen = choose(CASE, name, makes, functools.partial(volatility_error, chain), _reprice, LARGEST_ERROR,
                         notes, min(TRIAL_CALLS, effort.calls))  # fmt: skip
         if chosen is not None:

@@ -26,6 +26,7 @@ from serving import native
 from serving.engine import open_engine
 
 PRECISIONS = ("fp32", "bf16", "int8")
+LOWER_ISAS = ("avx2", "avx512")
 
 
 def largest_error(built: Built, runner: Runner) -> float:
@@ -46,9 +47,9 @@ def spread(built: Built) -> float:
 
 
 def native_subjects(built: Built, every_isa: bool) -> Iterator[tuple[str, Subject]]:
-    """The native engine in each precision; with `every_isa` also on each instruction set below the CPU's best."""
+    """The native engine in each precision; with `every_isa` also limited to instruction sets of other hosts."""
     opening = importlib.import_module("serving.engines.native").open_engine
-    lower = native.core().isas()[:-1] if every_isa else []
+    lower = [isa for isa in native.core().isas()[:-1] if isa in LOWER_ISAS] if every_isa else []
     for isa, precision in itertools.product(("", *lower), PRECISIONS):
         engine = opening(built.bundle, precision=precision, isa=isa)
         name = f"native_{precision}{'_' * bool(isa)}{isa}"

@@ -32,7 +32,7 @@ class Effort:
     """How long to time: `calls` and `seconds` bound one block, `repeats` blocks per subject."""
 
     calls: int = FAST_CALLS
-    seconds: float = 1.5
+    seconds: float = 1.0
     repeats: int = 5
 
     def calls_of(self, microseconds_per_call: float, microseconds_of_a_round: float) -> int:
