@@ -196,14 +196,14 @@ def test_the_page_keeps_what_stands_around_its_tables(tmp_path: Path) -> None:
 def test_a_quick_run_writes_every_row(tmp_path: Path) -> None:
     page = tmp_path / "engines.md"
     page.write_text(f"{engines_page.BEGIN}\n{engines_page.END}\n")
-    cases = ["lstm_small_step", "stac_lstm_a_window", "chain_5000", "overhead", "bandwidth"]
+    cases = ["stac_lstm_a_window", "chain_5000", "overhead", "bandwidth"]
     quick = ["--quick", "--calls", "3", "--seconds", "0.001", "--repeats", "1"]
     assert engines.main(["--cases", *cases, *quick, "--results", str(tmp_path), "--page", str(page)]) == 0
     rows = [json.loads(line) for line in (tmp_path / "engines.jsonl").read_text().splitlines()]
     there = {(row["case"], row["subject"], row["metric"]) for row in rows}
     ours = ("native_fp32", "native_bf16", "native_int8") if native.why_unavailable() is None else ()
     peers = {*FLOAT_PEERS, *INT8_PEERS} - {"openvino_int8", "ort_int8"}  # int8 may be refused for its answers
-    for case in cases[:3]:
+    for case in cases[:2]:
         for subject in (*ours, *peers, "null"):
             metrics = {"p50", "p99", "max"} | ({"error"} if subject != "null" else set())
             metrics |= {"advance_p50"} if case != "chain_5000" else set()
