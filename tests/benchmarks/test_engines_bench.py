@@ -194,7 +194,7 @@ def test_the_page_keeps_what_stands_around_its_tables(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_quick_run_writes_every_row(tmp_path: Path) -> None:
-    page = tmp_path / "engines.md"
+    page = tmp_path / "page.md"
     page.write_text(f"{engines_page.BEGIN}\n{engines_page.END}\n")
     cases = ["stac_lstm_a_window", "chain_5000", "overhead", "bandwidth"]
     quick = ["--quick", "--calls", "3", "--seconds", "0.001", "--repeats", "1"]
