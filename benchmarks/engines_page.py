@@ -1,0 +1,80 @@
+"""docs/engines.md's tables, written between its markers from the results.
+
+In: the rows of `bench-engines`. Out: per case a line for each subject, then the ratios beside what was to be reached.
+Invariant: what stands outside the markers is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- bench-engines: begin -->", "<!-- bench-engines: end -->"
+PAGE = Path(__file__).parents[1] / "docs" / "engines.md"
+
+Row = Mapping[str, Any]
+
+TARGETS = {
+    "lstm_small_step": "<= 2.5 us, >= 8x the best peer; p99 within 3x of p50",
+    "lstm_mid_step": "<= 5 us (int8), >= 7x the best peer; p99 within 3x of p50",
+    "lstm_production_step": "<= 25 us (int8), >= 12x the best fp32/bf16 peer, >= 4.5x the best int8 peer",
+    "stac_lstm_a_window": "p99 of the native call < 4.7 us, any precision",
+    "stac_lstm_b_window": "p99 of the native call < 10 us, any precision",
+    "transformer_step": ">= 5x the best peer",
+    "chain_5000": "<= 1 ms; >= 3x in fp32, >= 8x in bf16 or int8",
+}
+COLUMNS = ("p50", "p99", "max", "python_p50", "python_p99", "advance_p50", "error", "lower_bound")
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Markdown of all cases."""
+    stamp = next(iter(rows), {})
+    parts = [f"{stamp.get('machine', '')}; {stamp.get('date', '')}. Times in us, one thread, one core."]
+    for case in dict.fromkeys(str(row["case"]) for row in rows):
+        of_case = [row for row in rows if row["case"] == case]
+        if case in TARGETS and all(row["subject"] != "null" for row in of_case):
+            continue  # not timed in this run
+        if case in TARGETS:
+            parts += [f"### {case}", f"To reach: {TARGETS[case]}.", _case_table(of_case)]
+            ratios = [row for row in of_case if row["unit"] == "ratio" and row["metric"] == "p50"]
+            if ratios:
+                parts.append(_table(("of", "against", "best of", "p50 ratio", "lowest", "highest"), [
+                    [row["of"], row["against"], row["peers"], f"{row['value']:.1f}", f"{row['lowest']:.1f}",
+                     f"{row['highest']:.1f}"] for row in ratios if row["subject"] == "ratio" or row["peers"] == "int8"
+                ]))  # fmt: skip
+        else:
+            parts += [f"### {case}", _table(("what", "metric", "value"), [
+                [row["subject"], row["metric"], f"{row['value']:.3g} {row['unit']}"] for row in of_case
+            ])]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def _case_table(rows: Sequence[Row]) -> str:
+    shown = [row for row in rows if row["metric"] in COLUMNS and row["unit"] != "ratio"]
+    columns = [name for name in COLUMNS if any(row["metric"] == name for row in shown)]
+    lines = []
+    for subject in dict.fromkeys(row["subject"] for row in shown):
+        values = {row["metric"]: row for row in shown if row["subject"] == subject}
+        setup = next((str(row["setup"]) for row in values.values() if row.get("setup")), "")
+        if subject == "null" or any(name in values for name in ("p50", "error")):
+            cells = [_cell(name, values[name]["value"]) if name in values else "" for name in columns]
+            lines.append([subject, *cells, setup])
+    return _table(("subject", *columns, "set-up"), lines)
+
+
+def _cell(metric: str, value: float) -> str:
+    return f"{value:.1e}" if metric == "error" else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+
+
+def write_tables(rows: Sequence[Row], page: Path = PAGE) -> None:
+    """Replace what stands between the markers; ValueError where the page has none."""
+    text = page.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{page}: expected one line {BEGIN!r} and one {END!r}")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n\n{tables(rows)}\n\n{END}{after}", encoding="utf-8")
