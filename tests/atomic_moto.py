@@ -2,8 +2,8 @@
 
 moto looks whether an object is there and writes it afterwards, in threads of one process: on a busy machine two writers
 that both said `If-None-Match: *` can both be told that they created it (measured: one of 200 races). S3 promises that
-exactly one is. So puts and completions of multipart uploads take turns here; nothing else is changed. (With threads that
-switch every microsecond, plain moto let two of eight writers win in 32 of 1,500 rounds, this one in none.)
+exactly one is. So puts and completions of multipart uploads take turns here; nothing else is changed. (With threads
+that switch every microsecond, plain moto let two of eight writers win in 32 of 1,500 rounds, this one in none.)
 
 In: moto.server's own arguments. Run: python tests/atomic_moto.py -H HOST -p PORT
 """

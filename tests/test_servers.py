@@ -117,7 +117,7 @@ def test_writes_of_moto_take_turns() -> None:
 
         def put(self, writer: int) -> None:
             if "key" not in self.held:
-                looked.wait(timeout=0.2)  # a second writer, if it is let in, arrives here
+                looked.wait(timeout=3.0)  # a second writer, if it is let in, arrives here
                 self.held.add("key")
                 self.winners.append(writer)
 
