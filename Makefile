@@ -19,7 +19,7 @@ export DVC_NO_ANALYTICS := 1
 
 # What is typed after these names, or stands in the environment as STRIKEFORGE_<name>, stays text on its whole way: make
 # doesn't expand it (value, unexport); the shell and Hydra get its name, never the text (${oc.env:STRIKEFORGE_REASON}).
-TYPED := MODEL VERSION TARGET TO REASON BY APPROVE_BY DRY_RUN STORE TRACKING SIGNING TRIALS A B OF ROOT RENEW INSTEAD_OF
+TYPED := MODEL VERSION TARGET PACKS TO REASON BY APPROVE_BY DRY_RUN STORE TRACKING SIGNING TRIALS A B OF ROOT RENEW INSTEAD_OF
 keep_as_text = $(eval override export STRIKEFORGE_$(1) := $$(value $(1)))
 $(foreach name,$(TYPED),$(if $(filter command,$(origin $(name))),$(call keep_as_text,$(name))))
 unexport $(TYPED)
@@ -28,6 +28,7 @@ CHOSEN := $${STRIKEFORGE_SIGNING:+"signing=$${STRIKEFORGE_SIGNING}"}
 STORES := $(call told,storage.url,STORE) $(call told,registry.tracking_uri,TRACKING) $(CHOSEN)
 SAID := $(call told,reason,REASON) $(call told,by,BY) $(call told,dry_run,DRY_RUN) $(STORES)
 MODEL_NAME := "$${STRIKEFORGE_MODEL:?must be given: make ... MODEL=pricing_lstm}"
+TARGET_NAME := "$${STRIKEFORGE_TARGET:?must be given: make compile MODEL=... TARGET=trt_rtx_sm89_fp16}"
 
 .PHONY: help install native wheel sanitize sanitize-address sanitize-thread compile repro test test-fast check lint types arrows workflows sample clean \
 	servers sweep retrain promote rollback retire status history diff lineage verify reconcile refresh channel mlflow-server preflight \
@@ -94,8 +95,8 @@ $(BIN)/.bench: pyproject.toml constraints.txt | $(INSTALLED)
 	python -m pip install --quiet --constraint constraints.txt openvino numba QuantLib vollib
 	@touch $@
 
-compile: $(READY)  ## engines of a version ahead of time: MODEL= VERSION= TARGET= [STORE= TRACKING=]
-	@python -m pipelines.compile model=$(MODEL_NAME) $(call told,version,VERSION) $(call told,target,TARGET) $(STORES)
+compile: $(READY)  ## an engine pack of a version, or of the champion (docs/compile.md): MODEL= TARGET= [VERSION= STORE=]
+	@python -m pipelines.compile model=$(MODEL_NAME) target=$(TARGET_NAME) $(call told,version,VERSION) $(call told,storage.url,STORE)
 
 servers: tests/servers/node_modules/.installed  ## Azurite for the tests of the Azure store; the other servers are Python packages
 
@@ -170,9 +171,9 @@ retrain: $(READY) data/underlying.csv  ## retrain through DVC and register: MODE
 	@python -m pipelines.register model=$(MODEL_NAME) $(STORES)
 	@python -m pipelines.status model=$(MODEL_NAME) $(STORES)
 
-promote: $(READY)  ## gate a version, make it champion: MODEL= VERSION= APPROVE_BY= [RENEW=true REASON= BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
+promote: $(READY)  ## gate a version, make it champion: MODEL= VERSION= APPROVE_BY= [PACKS=DIR,DIR RENEW=true REASON= BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
 	@python -m pipelines.promote model=$(MODEL_NAME) $(call told,version,VERSION) $(call told,approve_by,APPROVE_BY) \
-		$(call told,renew,RENEW) $(call told,to,TO) $(SAID)
+		$(call told,packs,PACKS) $(call told,renew,RENEW) $(call told,to,TO) $(SAID)
 
 rollback: $(INSTALLED)  ## back to an earlier champion: MODEL= REASON= [TO= INSTEAD_OF= BY= DRY_RUN=true STORE= TRACKING= SIGNING=]
 	@python -m pipelines.rollback model=$(MODEL_NAME) $(call told,to,TO) $(call told,instead_of,INSTEAD_OF) \

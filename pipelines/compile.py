@@ -33,11 +33,13 @@ from pipelines.tensorrt.worker import Job, build_all
 from serving.blobstore import BlobStore, open_store
 from serving.bundle import Bundle, fetch_bundle, load_bundle
 from serving.canonical import sha256_hex
+from serving.engine import CONTEXT_TOLERANCE, IV_TOLERANCE
 from serving.engine_pack import EnginePack, engine_key, load_pack, write_pack
 from serving.engines.trt_builder import import_library
 from serving.engines.trt_driver import probe_driver
 from serving.errors import EngineError, LedgerError
 from serving.ledger import Ledger
+from serving.warm import ALLOWED
 
 log = logging.getLogger("strikeforge.compile")
 
@@ -137,7 +139,7 @@ def compile_bundle(bundle: Bundle, target: Target, cache: EngineCache, out: Path
         files={engine_name(name): engine for name, engine in engines.items()} | converted,
         configuration=_configuration(target) | {
             "converted": {name: sha256_hex(raw) for name, raw in converted.items()},
-            "onnxslim": metadata.version("onnxslim"),
+            "onnxslim": metadata.version("onnxslim"), **_allowed(bundle, checks),
         },
         executed=False, notes=_notes(target, checks),
     )  # fmt: skip
@@ -162,6 +164,18 @@ def engine_name(onnx_name: str) -> str:
 
 def _configuration(target: Target) -> dict[str, Any]:
     return {"kind": target.kind, "rows": dataclasses.asdict(target.rows)}
+
+
+def _allowed(bundle: Bundle, checks: Sequence[Check]) -> dict[str, Any]:
+    """What a host holds an engine to that never ran here (serving/warm.py), by golden array of the bundle's way."""
+    if bundle.manifest.task != "pricing":
+        return {}
+    role = "step" if bundle.manifest.semantics == "stateful" else "window"
+    largest = {
+        name: max(one.tolerance for one in checks if one.name.startswith(f"{name} ({role}"))
+        for name in (CONTEXT_TOLERANCE, IV_TOLERANCE)
+    }
+    return {ALLOWED: {name: float(f"{value:.6g}") for name, value in largest.items()}}
 
 
 def _engines(

@@ -68,6 +68,11 @@ def _number_as_text(value: Any) -> Any:
     return str(value) if type(value) is int else value
 
 
+def _listed_with_commas(value: Any) -> Any:
+    """A list that came as text, from make: its parts, without those that are empty."""
+    return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
+
+
 def _said(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty; say it or leave it out")
@@ -302,7 +307,7 @@ class Operation:
     reason: Said | None
     by: Said | None
     approve_by: Said | None
-    packs: tuple[Said, ...]
+    packs: Annotated[tuple[Said, ...], BeforeValidator(_listed_with_commas)]
     renew: bool
     json: bool
     dry_run: bool

@@ -23,12 +23,12 @@ import numpy as np
 from pipelines.gate_context import GateOutcome
 from serving.blobstore import BlobStore
 from serving.bundle import Bundle
-from serving.engine import open_engine
+from serving.engine import FP32, open_engine
 from serving.engine_pack import MAX_PACKS, EnginePack, PackParity, load_pack, store_pack, write_pack
 from serving.errors import ConfigError, EngineError
 from serving.golden import GOLDEN, golden_answers
 from serving.machine import library_version
-from serving.warm import BUDGET_US, FP32, PACK_GOLDEN, RUNTIME
+from serving.warm import BUDGET_US, PACK_GOLDEN, RUNTIME
 
 NATIVE = "native"
 LIBRARY = "strikeforge"

@@ -1,7 +1,8 @@
 """The engine a command runs: its options, and opening it for a release.
 
-Data in: `--engine`, `--precision`, `--max-step-us`. Data out: a verified engine (serving/warm.py). Invariant: the
-engine is the one asked for, native if none was, or the command ends with reason and remedy; nothing falls back.
+Data in: `--engine`, `--precision`, `--provider`, `--max-step-us`. Data out: a verified engine (serving/warm.py).
+Invariant: the engine is the one asked for, native if none was, or the command ends with reason and remedy; nothing
+falls back, ONNX Runtime's provider neither. What can't run here is an EngineError, exit code 8.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ from __future__ import annotations
 import argparse
 import math
 
-from serving.engine import BACKENDS, PRECISIONS
+from serving.engine import BACKENDS, FP32, PROVIDERS, every_precision
 from serving.released import Released
-from serving.warm import FP32, Warm, open_verified_engine
+from serving.warm import CPU, Warm, open_verified_engine
 
 DEFAULT_ENGINE = "native"
 
 
 def add_engine_options(command: argparse.ArgumentParser) -> None:
-    """`--engine`, `--precision`, `--max-step-us`."""
+    """`--engine`, `--precision`, `--provider`, `--max-step-us`."""
     command.add_argument("--engine", choices=BACKENDS, default=DEFAULT_ENGINE, help=f"default {DEFAULT_ENGINE}")
     command.add_argument(
-        "--precision", choices=PRECISIONS, default=FP32, help="of the weights; others than fp32 need an engine pack"
+        "--precision", choices=every_precision(), default=FP32,
+        help=f"of the weights (default {FP32}); others need an engine pack, as the engine trt always does",
+    )  # fmt: skip
+    command.add_argument(
+        "--provider", choices=PROVIDERS, default=CPU, help=f"what --engine ort computes on (default {CPU})"
     )
     command.add_argument(
         "--max-step-us",
@@ -41,8 +46,8 @@ def add_target_option(pull: argparse.ArgumentParser) -> None:
 def opened(arguments: argparse.Namespace, released: Released) -> Warm:
     """The engine of these options, held to what it must answer, and timed if a limit was given."""
     return open_verified_engine(
-        released.bundle, released.packs, arguments.engine, arguments.precision, max_step_us=arguments.max_step_us,
-        probe=False,
+        released.bundle, released.packs, arguments.engine, arguments.precision, provider=arguments.provider,
+        max_step_us=arguments.max_step_us, probe=False,
     )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def native_core() -> NativeCore:
     core = native.core()
     sets = tuple(core.isas())
     try:
-        return NativeCore(None, sets, core.choose_isa(), PRECISIONS)
+        return NativeCore(None, sets, core.choose_isa(), PRECISIONS["native"])
     except ValueError as error:  # STRIKEFORGE_ISA names a set that isn't there, or not on this CPU
         return NativeCore(f"STRIKEFORGE_ISA: {error}", sets)
 

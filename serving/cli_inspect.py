@@ -31,7 +31,7 @@ from serving.surface_grid import MONEYNESS, SHAPE, TENORS_DAYS
 from serving.surface_host import UNUSUAL, Inspected, inspect_chain, regime_names
 from serving.table_files import SUFFIXES, has_known_suffix, write_table
 from serving.tables import read_chain
-from serving.warm import FP32, held_engine, open_verified_surface_engine, probed
+from serving.warm import held_engine, open_verified_surface_engine, probed
 
 
 def run_inspect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
@@ -88,7 +88,7 @@ def _grid_lines(bundle: Bundle) -> list[str]:
 def _say_engine(arguments: argparse.Namespace, released: Released) -> None:
     """What the engine reaches and how fast; EngineError where it may not serve."""
     bundle, packs = released.bundle, released.packs
-    warm = held_engine(bundle, packs, arguments.engine, arguments.precision)
+    warm = held_engine(bundle, packs, arguments.engine, arguments.precision, arguments.provider)
     write_lines([f"engine {warm.engine.info().runtime}, held to {warm.held_to}; {_listed(packs)}"])
     _say_parity(warm.parities)
     timed = probed(bundle, packs, warm, arguments.max_step_us)
@@ -115,10 +115,10 @@ def _say_parity(parities: Sequence[Parity]) -> None:
 
 def _surface(arguments: argparse.Namespace, released: Released) -> int:
     bundle = released.bundle
-    if arguments.precision != FP32 or arguments.max_step_us is not None:
-        raise DataError(f"{arguments.model} judges surfaces, in {FP32}, off the tick's path: leave out --precision and "
-                        "--max-step-us")  # fmt: skip
-    engine, parities = open_verified_surface_engine(bundle, arguments.engine)
+    if arguments.max_step_us is not None:
+        raise DataError(f"{arguments.model} judges surfaces, off the tick's path: leave out --max-step-us")
+    engine, parities = open_verified_surface_engine(bundle, arguments.engine, arguments.precision, arguments.provider)
+    write_lines([f"engine {engine.runtime}, held to the bundle's golden vectors"])
     _say_parity(parities)
     if not (arguments.demo or arguments.chain):
         return 0

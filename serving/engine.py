@@ -8,7 +8,8 @@ Data in and out: float32 arrays that the caller owns and an engine fills; nothin
 Semantics: `window`: the answer is that of the last T steps alone, zeros before the first (reset: all zeros);
 `stateful`: the state is carried over all steps since `reset`. A bundle names the one it was gated with.
 
-Precision: that of weights and of what they are multiplied with; fp32 unless said.
+Precision: that of weights and of what they are multiplied with; fp32 unless said. `provider`: on what ONNX Runtime
+computes. `trt` runs what an engine pack holds (serving/engine_pack.py), in the precision that the pack was compiled in.
 
 Invariants: `evaluate` commits nothing; only `advance` and `reset` change the state. Every array is checked; an
 EngineError names the tensor, what was expected and what was found. Back ends are imported only when opened.
@@ -17,24 +18,33 @@ EngineError names the tensor, what was expected and what was found. Back ends ar
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.bundle import Bundle
+from serving.engine_pack import EnginePack
 from serving.errors import BundleError, EngineError
 from serving.golden import GOLDEN
-from serving.manifest import Manifest, Member, MemberFile, TensorSpec
+from serving.layout import layout_of
 from serving.surface_score import SurfaceAnswer, SurfaceInput
 
 Floats = npt.NDArray[np.float32]
 
-BACKENDS = ("native", "ort", "null")
-PRECISIONS = ("fp32", "bf16", "int8")
+FP32 = "fp32"
+PRECISIONS: Mapping[str, tuple[str, ...]] = {  # of each back end, its best first
+    "native": (FP32, "bf16", "int8"),
+    "ort": (FP32,),
+    "trt": (FP32, "fp16", "bf16", "int8", "fp8"),
+    "null": (FP32,),
+}
+BACKENDS = tuple(PRECISIONS)
+COMPILED = ("trt",)  # back ends that run an engine pack, not the bundle's own files
+PROVIDERS = ("cpu", "cuda", "tensorrt")  # of ONNX Runtime
 SURFACE_BACKENDS = {"native": "serving.engines.native_surface", "ort": "serving.engines.ort"}
-REDUCED = ("native",)  # back ends that take a precision other than fp32
 FLOAT32 = np.dtype(np.float32)
 CONTEXT_TOLERANCE, IV_TOLERANCE, SURFACE_TOLERANCE = "context", "iv", "surface"  # keys of the manifest's tolerances
 GOLDEN_HEAD_WINDOW = 0  # the golden window whose context the golden volatilities were computed from
@@ -54,7 +64,7 @@ class EngineInfo:
     step_features: int  # F
     contract_features: int  # K
     context_size: int  # D, summed over the members
-    precision: str = "fp32"
+    precision: str = FP32
 
 
 class Engine(Protocol):
@@ -87,32 +97,16 @@ class SurfaceEngine(Protocol):
         """Completed surfaces, deviations, latents, surprises, regimes."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Sizes of a bundle's tensors; letters as in the module's docstring."""
-
-    window_steps: int
-    step_features: int
-    contract_features: int
-    context_sizes: tuple[int, ...]  # one per member
-
-    @property
-    def context_slices(self) -> tuple[slice, ...]:
-        """Where each member's context lies in the caller's array."""
-        ends = np.cumsum(self.context_sizes).tolist()
-        return tuple(slice(end - size, end) for end, size in zip(ends, self.context_sizes, strict=True))
-
-
 class CheckedEngine:
     """What all back ends share: the checks. Subclasses fill in the underscored methods, which trust their input."""
 
-    def __init__(self, bundle: Bundle, backend: str, runtime: str) -> None:
+    def __init__(self, bundle: Bundle, backend: str, runtime: str, precision: str = FP32) -> None:
         manifest = bundle.manifest
         self.layout = layout_of(manifest)
         self._info = EngineInfo(
             backend, runtime, manifest.model, bundle.sha256, manifest.semantics, len(manifest.members),
             self.layout.window_steps, self.layout.step_features, self.layout.contract_features,
-            sum(self.layout.context_sizes),
+            sum(self.layout.context_sizes), precision,
         )  # fmt: skip
         self._x_shape = (self._info.step_features,)
         self._context_shape = (self._info.context_size,)
@@ -160,8 +154,14 @@ def check_array(name: str, array: Floats, shape: tuple[int, ...], *, written: bo
         raise EngineError(f"tensor {name!r}: expected an array to write into, found a read-only one")
 
 
-def open_engine(bundle: Bundle, backend: str = "ort", semantics: str | None = None, precision: str = "fp32") -> Engine:
-    """An engine for a verified bundle; refuses semantics other than those the bundle was gated with."""
+def open_engine(
+    bundle: Bundle, backend: str = "ort", semantics: str | None = None, precision: str = FP32, *,
+    pack: EnginePack | None = None, provider: str = "cpu",
+) -> Engine:  # fmt: skip
+    """An engine for a verified bundle; refuses semantics other than those the bundle was gated with.
+
+    `pack`: what `trt` runs. The other engines run the bundle itself, and don't take one.
+    """
     gated = bundle.manifest.semantics
     if bundle.manifest.task != "pricing":
         raise EngineError(
@@ -171,107 +171,77 @@ def open_engine(bundle: Bundle, backend: str = "ort", semantics: str | None = No
         raise EngineError(f"semantics {semantics!r} asked for, but bundle {bundle.sha256} was gated with {gated!r}")
     if backend not in BACKENDS:
         raise EngineError(f"there is no engine {backend!r}; there are {', '.join(BACKENDS)}")
-    if precision not in PRECISIONS:
-        raise EngineError(f"there is no precision {precision!r}; there are {', '.join(PRECISIONS)}")
-    if precision != "fp32" and backend not in REDUCED:
-        raise EngineError(f"engine {backend!r} has fp32 only, {precision!r} was asked for: {', '.join(REDUCED)} has it")
+    _check_precision(backend, precision)
     module = importlib.import_module(f"serving.engines.{backend}")
-    engine: Engine = module.open_engine(bundle, precision) if backend in REDUCED else module.open_engine(bundle)
+    options = _ways(backend, provider)
+    if backend in COMPILED:
+        options = {"pack": _compiled(backend, precision, pack)}
+    elif pack is not None:
+        raise EngineError(f"engine {backend!r} runs the bundle itself: engine pack {pack.manifest.target!r} isn't its")
+    elif len(PRECISIONS[backend]) > 1:
+        options = {"precision": precision}
+    engine: Engine = module.open_engine(bundle, **options)
     return engine
 
 
-def open_surface_engine(bundle: Bundle, backend: str = "ort") -> SurfaceEngine:
+def every_precision() -> tuple[str, ...]:
+    """Of all engines together."""
+    return tuple(dict.fromkeys(one for known in PRECISIONS.values() for one in known))
+
+
+def _check_precision(backend: str, precision: str) -> None:
+    if precision not in every_precision():
+        raise EngineError(f"there is no precision {precision!r}; there are {', '.join(every_precision())}")
+    if precision not in PRECISIONS[backend]:
+        others = [f"{name} has it" for name, known in PRECISIONS.items() if precision in known]
+        raise EngineError(
+            f"engine {backend!r} has {', '.join(PRECISIONS[backend])}, {precision!r} was asked for: {', '.join(others)}"
+        )
+
+
+def _ways(backend: str, provider: str) -> dict[str, Any]:
+    """The provider, for the engine that has any; EngineError where another is to have one."""
+    if backend == "ort":
+        return {"provider": provider}
+    if provider != "cpu":
+        raise EngineError(f"engine {backend!r} has no providers, {provider!r} was asked for: ort has them")
+    return {}
+
+
+def _compiled(backend: str, precision: str, pack: EnginePack | None) -> EnginePack:
+    """The pack to run; EngineError where there is none, or one in another precision."""
+    if pack is None:
+        raise EngineError(
+            f"engine {backend!r} runs engine packs, and none was given: pull one (--target trt_...) or compile one "
+            "(python -m pipelines.compile)"
+        )
+    found = pack.manifest.precision
+    if found != precision:
+        raise EngineError(f"engine pack {pack.manifest.target!r} is in {found!r}, {precision!r} was asked for")
+    return pack
+
+
+def open_surface_engine(
+    bundle: Bundle, backend: str = "ort", precision: str = FP32, *, provider: str = "cpu"
+) -> SurfaceEngine:
     """An engine for a verified surface bundle, in fp32: a reduced precision misses the golden latents."""
     if bundle.manifest.task != "surface":
         raise EngineError(f"bundle {bundle.sha256} prices contracts; it holds no surface net")
     if backend not in SURFACE_BACKENDS:
         raise EngineError(f"there is no engine {backend!r} for surfaces; there are {', '.join(SURFACE_BACKENDS)}")
+    if precision != FP32:
+        raise EngineError(
+            f"surfaces are completed and judged in {FP32}, {precision!r} was asked for: bundle {bundle.sha256} holds "
+            "a surface net, whose latents a reduced precision misses"
+        )
     module = importlib.import_module(SURFACE_BACKENDS[backend])
-    engine: SurfaceEngine = module.open_surface_engine(bundle)
+    engine: SurfaceEngine = module.open_surface_engine(bundle, **_ways(backend, provider))
     return engine
 
 
 def unavailable_engines() -> dict[str, str | None]:
     """For each back end why it can't be opened here, or None; imports no inference library."""
     return {name: importlib.import_module(f"serving.engines.{name}").why_unavailable() for name in BACKENDS}
-
-
-def member_file(member: Member, role: str, index: int) -> MemberFile:
-    """The file of a role; EngineError where the member has none."""
-    file = member.files.get(role)
-    if file is None:
-        there = ", ".join(sorted(member.files))
-        raise EngineError(f"member {index} of the bundle has no {role!r} file; it has {there}")
-    return file
-
-
-def tensor(file: MemberFile, name: str, *, output: bool = False) -> TensorSpec:
-    """The float32 tensor of that name; EngineError where there is none."""
-    specs = file.outputs if output else file.inputs
-    for spec in specs:
-        if spec.name == name:
-            if spec.dtype != "float32":
-                raise EngineError(f"{file.name}: tensor {name!r}: expected float32, found {spec.dtype}")
-            return spec
-    side = "output" if output else "input"
-    raise EngineError(f"{file.name}: no {side} tensor {name!r}; there are {', '.join(spec.name for spec in specs)}")
-
-
-def require_shape(file: MemberFile, spec: TensorSpec, *expected: int | None) -> None:
-    """EngineError unless the manifest gives the tensor this shape; None is a free dimension."""
-    if spec.shape != expected:
-        raise EngineError(f"{file.name}: tensor {spec.name!r}: expected shape {expected}, found {spec.shape}")
-
-
-def _fixed(file: MemberFile, spec: TensorSpec, rank: int) -> tuple[int, ...]:
-    sizes = tuple(size for size in spec.shape if size is not None)
-    if len(sizes) != rank or len(spec.shape) != rank:
-        raise EngineError(f"{file.name}: tensor {spec.name!r}: expected {rank} fixed dimensions, found {spec.shape}")
-    return sizes
-
-
-def layout_of(manifest: Manifest) -> Layout:
-    """The sizes of a bundle, checked to agree over roles and members."""
-    layouts = [_member_layout(manifest, member, index) for index, member in enumerate(manifest.members)]
-    sizes = {(one.window_steps, one.step_features, one.contract_features) for one in layouts}
-    if len(sizes) > 1:
-        raise EngineError(f"members of the bundle differ in (steps, step features, contract features): {sorted(sizes)}")
-    ((window_steps, step_features, contract_features),) = sizes
-    return Layout(window_steps, step_features, contract_features, tuple(one.context_sizes[0] for one in layouts))
-
-
-def _member_layout(manifest: Manifest, member: Member, index: int) -> Layout:
-    head = member_file(member, "head", index)
-    (_, context_size) = _fixed(head, tensor(head, "context"), 2)
-    contracts = tensor(head, "contracts")
-    contract_features = contracts.shape[-1] if contracts.shape else None
-    if len(contracts.shape) != 2 or contracts.shape[0] is not None or contract_features is None:
-        raise EngineError(f"{head.name}: tensor 'contracts': expected (None, K), found {contracts.shape}")
-    require_shape(head, tensor(head, "context"), 1, context_size)
-    require_shape(head, tensor(head, "iv", output=True), None)
-    role = "step" if manifest.semantics == "stateful" else "window"
-    encoder = member_file(member, role, index)
-    require_shape(encoder, tensor(encoder, "context", output=True), 1, context_size)
-    if role == "window":
-        _, steps, features = _fixed(encoder, tensor(encoder, "window"), 3)
-        require_shape(encoder, tensor(encoder, "window"), 1, steps, features)
-    else:
-        (_, features) = _fixed(encoder, tensor(encoder, "x"), 2)
-        require_shape(encoder, tensor(encoder, "x"), 1, features)
-        steps = _stated_window(manifest)
-        if any(spec.name == "memory" for spec in encoder.inputs):
-            memory = tensor(encoder, "memory")
-            (_, width) = _fixed(encoder, memory, 2)
-            require_shape(encoder, memory, steps - 1, width)
-            require_shape(encoder, tensor(encoder, "output", output=True), 1, width)
-    return Layout(steps, features, contract_features, (context_size,))
-
-
-def _stated_window(manifest: Manifest) -> int:
-    steps = manifest.feature_spec.get("window")
-    if type(steps) is not int or steps < 1:
-        raise BundleError(f"manifest.json: feature_spec.window must be a number of steps, found {steps!r}")
-    return steps
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ answers that its pack recorded where it was admitted (pipelines/native_packs.py)
 the same version and instruction set answers again, since that is the same arithmetic. Another one may be as far from
 fp32 as the recorded answers are, on the other side: twice their largest distance to the golden vectors; as those are
 a sample, SPREAD = 4 times it; never more than SPREAD roundings of the largest value. A pack that never ran where it was
-compiled recorded nothing: then the golden vectors themselves, within those roundings. A precision without a pack wasn't
-admitted and doesn't run.
+compiled recorded no answers: then the golden vectors themselves, within the manifest's tolerance and what its compiler
+allowed the precision (pipelines/tensorrt/comparison.py), or, where it says nothing, those roundings. A precision
+without a pack wasn't admitted and doesn't run; what is compiled (`trt`) has a pack in fp32 too.
 The probe times single market steps, one thread, from Python. `max_step_us` is a promise of the caller: a p99 above it
 is refused. Without one, the p99 budget the pack recorded is a warning.
 Invariants: nothing falls back to another engine or precision; a mismatch or a breach is an EngineError naming it.
@@ -17,6 +18,7 @@ Invariants: nothing falls back to another engine or precision; a mismatch or a b
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +29,9 @@ from numpy.typing import NDArray
 
 from serving.bundle import Bundle
 from serving.engine import (
+    COMPILED,
     CONTEXT_TOLERANCE,
+    FP32,
     IV_TOLERANCE,
     Engine,
     Parity,
@@ -43,13 +47,14 @@ from serving.errors import BundleError, EngineError
 from serving.golden import GOLDEN, golden_answers
 from serving.machine import library_version
 
-FP32 = "fp32"
 ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp8": 2.0**-4, "int8": 1.0 / 254.0}  # half a step of values near 1
 SPREAD = 4
 PACK_GOLDEN = "golden.npz"
 RUNTIME = "engine_runtime"  # key of a native pack's configuration: what recorded the answers, in the engine's own words
+ALLOWED = "golden_tolerances"  # key of a compiled pack's configuration: how far its answers may be, by golden array
 BUDGET_US = "step_p99_budget_us"  # key of a pack's latency
 PROBES, PROBE_WARM_UP = 4_000, 200
+CPU = "cpu"  # ONNX Runtime's provider unless said
 REMEDY = "choose another engine (--engine ort)"
 
 
@@ -92,10 +97,16 @@ class Warm:
             )
 
 
-def held_engine(bundle: Bundle, packs: Sequence[EnginePack], backend: str, precision: str = FP32) -> Warm:
+def held_engine(
+    bundle: Bundle, packs: Sequence[EnginePack], backend: str, precision: str = FP32, provider: str = CPU
+) -> Warm:
     """The engine asked for and how far it is from what it must answer; judges nothing yet."""
-    engine = _open(bundle, backend, precision)
-    pack = None if precision == FP32 else pack_of(bundle, packs, backend, precision)
+    try:
+        compiled = pack_of(bundle, packs, backend, precision) if backend in COMPILED else None
+        engine = open_engine(bundle, backend, precision=precision, pack=compiled, provider=provider)
+    except EngineError as error:
+        raise _with_remedy(error, backend) from error
+    pack = None if precision == FP32 else compiled or pack_of(bundle, packs, backend, precision)
     parities, held_to = held(bundle, engine, pack, precision)
     return Warm(engine, precision, tuple(parities), held_to)
 
@@ -106,48 +117,55 @@ def open_verified_engine(
     backend: str,
     precision: str = FP32,
     *,
+    provider: str = CPU,
     max_step_us: float | None = None,
     probe: bool = True,
 ) -> Warm:
     """The engine that will serve, held to what it must answer; EngineError or BundleError where it may not serve."""
-    warm = held_engine(bundle, packs, backend, precision)
+    warm = held_engine(bundle, packs, backend, precision, provider)
     warm.require_parity()
     if not probe and max_step_us is None:
         return warm
     return probed(bundle, packs, warm, max_step_us)
 
 
-def open_verified_surface_engine(bundle: Bundle, backend: str) -> tuple[SurfaceEngine, tuple[Parity, ...]]:
+def open_verified_surface_engine(
+    bundle: Bundle, backend: str, precision: str = FP32, provider: str = CPU
+) -> tuple[SurfaceEngine, tuple[Parity, ...]]:
     """The surface engine that will serve, its golden surfaces recomputed; EngineError where it may not serve."""
     try:
-        engine = open_surface_engine(bundle, backend)
+        engine = open_surface_engine(bundle, backend, precision, provider=provider)
     except EngineError as error:
         raise _with_remedy(error, backend) from error
     return engine, tuple(surface_parity(bundle, engine))
 
 
 def pack_of(bundle: Bundle, packs: Sequence[EnginePack], backend: str, precision: str) -> EnginePack:
-    """The release's pack of an engine and precision; EngineError if there is none."""
-    for pack in packs:
-        if _is_for(pack, backend, precision):
-            check_pack_of(pack.manifest, bundle)
-            return pack
+    """The release's pack of an engine and precision; EngineError if there is none, or none that fits this GPU."""
+    found = [pack for pack in packs if _is_for(pack, backend, precision)]
+    for pack in found:
+        check_pack_of(pack.manifest, bundle)
+    if backend in COMPILED:
+        module = importlib.import_module(f"serving.engines.{backend}")
+        reason = module.why_unavailable()
+        if reason is not None:  # comes before the lack of a pack: no pull mends it
+            raise EngineError(f"engine {backend!r}: {reason}")
+        if found:
+            fitting: EnginePack = module.fitting(found)
+            return fitting
+    elif found:
+        return found[0]
     there = ", ".join(sorted(pack.manifest.target for pack in packs)) or "none"
+    said = f"engine {backend} {precision}: the release has no engine pack of it here (there are: {there}), so this "
+    if backend in COMPILED:
+        raise EngineError(f"{said}precision wasn't compiled, or wasn't pulled; pull with --target, and say --precision")
     raise EngineError(
-        f"engine {backend} {precision}: the release has no engine pack of it here (there are: {there}), so this "
-        f"precision wasn't admitted, or wasn't pulled; use --precision {FP32}, or pull with --target {backend}"
+        f"{said}precision wasn't admitted, or wasn't pulled; use --precision {FP32}, or pull with --target {backend}"
     )
 
 
 def _is_for(pack: EnginePack, backend: str, precision: str) -> bool:
     return (pack.manifest.backend, pack.manifest.precision) == (backend, precision)
-
-
-def _open(bundle: Bundle, backend: str, precision: str) -> Engine:
-    try:
-        return open_engine(bundle, backend, precision=precision)
-    except EngineError as error:
-        raise _with_remedy(error, backend) from error
 
 
 def _with_remedy(error: EngineError, backend: str) -> EngineError:
@@ -171,17 +189,28 @@ def held(bundle: Bundle, engine: Engine, pack: EnginePack | None, precision: str
         if name not in recorded or recorded[name].shape != found[name].shape:
             raise BundleError(f"{PACK_GOLDEN} of pack {pack.sha256}: lacks {name!r} of shape {found[name].shape}")
         allowed = tolerance_of(bundle, tolerance)
-        if not same:
+        if not ran and ALLOWED in pack.manifest.configuration:
+            allowed += _compilers(pack, name)
+        elif not same:
             unit = ROUNDING[precision] * float(np.max(np.abs(recorded[name])))
             unit = min(unit, _distance(recorded[name], exact[name])) if ran else unit
             allowed = max(allowed, SPREAD * unit)
         checks.append(Parity(f"{name} ({precision})", _distance(found[name], recorded[name]), allowed))
     if not ran:
-        return checks, "the bundle's golden vectors, within its rounding: its pack never ran where it was made"
+        return checks, "the bundle's golden vectors, within what its pack allows: it never ran where it was made"
     return (
         checks,
         f"the answers that its pack recorded with {'the same engine' if same else f'{by[0]}, version {by[1]}'}",
     )
+
+
+def _compilers(pack: EnginePack, name: str) -> float:
+    """What the compiler allowed a golden array; BundleError where that isn't a number."""
+    given = pack.manifest.configuration[ALLOWED]
+    value = given.get(name) if isinstance(given, dict) else None
+    if not isinstance(value, int | float) or not 0.0 <= value < np.inf:
+        raise BundleError(f"pack {pack.sha256}: configuration.{ALLOWED}.{name}: expected a number, found {value!r}")
+    return float(value)
 
 
 def demo_tolerance(bundle: Bundle, precision: str, expected: NDArray[Any]) -> float:

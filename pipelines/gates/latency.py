@@ -26,7 +26,7 @@ from pydantic.dataclasses import dataclass
 from pipelines.config import CLOSED, Count, Positive
 from pipelines.gate_context import GateContext, GateOutcome
 from serving.bundle import Bundle
-from serving.engine import REDUCED, Engine, Floats, open_engine, unavailable_engines
+from serving.engine import COMPILED, PRECISIONS, Engine, Floats, open_engine, unavailable_engines
 from serving.errors import DataError, EngineError
 from serving.machine import cpu_name
 from serving.pricing import feature_spec
@@ -94,7 +94,10 @@ def _engines(bundle: Bundle, settings: Settings) -> tuple[dict[str, Engine], lis
         if unavailable.get(backend) is not None:
             why_not.append(f"{backend} not timed: {unavailable[backend]}")
             continue
-        for precision in settings.precisions if backend in REDUCED else ("fp32",):
+        if backend in COMPILED:
+            why_not.append(f"{backend} not timed: it runs engine packs, which hosts time (serving/warm.py)")
+            continue
+        for precision in (one for one in settings.precisions if one in PRECISIONS.get(backend, settings.precisions)):
             try:
                 running[f"{backend} {precision}"] = open_engine(bundle, backend, precision=precision)
             except EngineError as error:

@@ -4,7 +4,9 @@ In: the stored bundle, its golden vectors, the exam with the trained net's own a
 serving/engine.py that computes and can run this bundle here is asked, in every way the bundle holds a file for (the
 `window` file, the `step` file run over the window from zero state), in fp32: tolerances are the manifest's; reduced
 precisions are pipelines/gates/precision.py's. Engines that aren't here, or that refuse the net, are named with the
-reason; those of `required` must run. An engine that runs and answers otherwise fails the gate, required or not.
+reason; those of `required` must run. What runs engine packs alone (`trt`) isn't asked here: a host holds it to the
+golden vectors before it serves (serving/warm.py). An engine that runs and answers otherwise fails the gate, required or
+not.
 `value` is the largest difference in units of what is allowed; figure `admitted` lists the engines that were compared.
 """
 
@@ -22,6 +24,7 @@ from pipelines.parity import ParityCheck, recompute, ways_of
 from serving.bundle import Bundle
 from serving.engine import (
     BACKENDS,
+    COMPILED,
     IV_TOLERANCE,
     SURFACE_TOLERANCE,
     open_engine,
@@ -74,6 +77,8 @@ def why_not_here(bundle: Bundle, backend: str) -> str | None:
 
     Only an engine other than the reference may refuse a net; what the reference refuses is the bundle's fault.
     """
+    if backend in COMPILED:
+        return "it runs engine packs, which hosts hold to the golden vectors before they serve"
     reason = unavailable_engines()[backend]
     if reason is not None or backend == REFERENCE:
         return reason

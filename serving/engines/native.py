@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from serving import native
 from serving.bundle import Bundle
-from serving.engine import EngineInfo, Floats, layout_of, member_file
+from serving.engine import EngineInfo, Floats
 from serving.errors import EngineError
+from serving.layout import layout_of, member_file
 from serving.repricing import Fused
 from serving.safetensors import parse_safetensors
 

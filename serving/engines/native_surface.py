@@ -9,19 +9,19 @@ Invariants: every tensor of the file is used, and every one that the net needs i
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
 from serving import native
 from serving.bundle import Bundle
-from serving.engine import check_array, member_file
+from serving.engine import check_array
+from serving.engines.native import WEIGHTS, numbers_of
 from serving.errors import EngineError
+from serving.layout import member_file
 from serving.safetensors import parse_safetensors
 from serving.surface_score import SurfaceAnswer, SurfaceInput
 
 FAMILY = "surface_vae"
-PRECISIONS = ("fp32", "bf16", "int8")
 
 
 def open_surface_engine(bundle: Bundle, precision: str = "fp32") -> NativeSurfaceEngine:
@@ -35,19 +35,16 @@ class NativeSurfaceEngine:
     def __init__(self, bundle: Bundle, precision: str = "fp32") -> None:
         core = native.core()
         manifest = bundle.manifest
-        if precision not in PRECISIONS:
-            raise EngineError(f"there is no precision {precision!r}; there are {', '.join(PRECISIONS)}")
         if len(manifest.members) > 1:
             raise EngineError(f"bundle {bundle.sha256} has several surface nets; latents can't be averaged: give one")
         if manifest.model != FAMILY:
             raise EngineError(f"the native engine has no surface net {manifest.model!r}; it has {FAMILY}")
-        file = member_file(manifest.members[0], "weights", 0)
+        file = member_file(manifest.members[0], WEIGHTS, 0)
         weights = parse_safetensors(bundle.read(file.name), file.name)
-        sizes = {name: float(size) for name, size in manifest.model_config.items() if _is_number(size)}
-        self._isa = core.choose_isa("")
-        self._net = core.SurfaceNet(sizes, file.name, weights, precision, self._isa)
+        sizes = numbers_of(manifest.model_config)
+        self._net = core.SurfaceNet(sizes, file.name, weights, precision, "")
         self._cells, self._moves = int(sizes["cells"]), int(sizes["moves"])
-        self.runtime = f"native {self._isa} {precision}, 1 thread"
+        self.runtime = f"native {core.choose_isa()} {precision}, 1 thread"
 
     def answer(self, known: SurfaceInput) -> SurfaceAnswer:
         """Completed surfaces, deviations, latents, surprises, regimes."""
@@ -61,7 +58,3 @@ class NativeSurfaceEngine:
         answer = SurfaceAnswer(*(np.zeros(shapes.get(field.name, grid), np.float32) for field in fields(SurfaceAnswer)))
         self._net.answer(*given, *(getattr(answer, field.name) for field in fields(SurfaceAnswer)))
         return answer
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

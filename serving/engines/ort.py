@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from serving.bundle import Bundle
-from serving.engine import CheckedEngine, Floats, Layout, check_array, member_file, require_shape, tensor
+from serving.engine import CheckedEngine, Floats, check_array
 from serving.errors import EngineError
+from serving.layout import Layout, member_file, require_shape, tensor
 from serving.manifest import MemberFile, TensorSpec
 from serving.surface_score import SurfaceAnswer, SurfaceInput
 

@@ -13,18 +13,19 @@ Runtime as the program; deserialising, parity and time are tests marked `gpu` (d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from serving.bundle import Bundle
-from serving.engine import CheckedEngine, Floats, Layout, member_file
+from serving.engine import FP32, CheckedEngine, Floats
 from serving.engine_pack import EnginePack, check_pack_of
 from serving.engines.trt_buffers import FLOAT_BYTES, MEMORY, NEWEST, chunks, plan_buffers
 from serving.engines.trt_builder import FULL, MODULES, REMEDIES, RTX, Rows, build_engine, import_library
 from serving.engines.trt_device import CudaDevice, Device, Program, TensorRTProgram
 from serving.engines.trt_driver import Driver, probe_driver
 from serving.errors import EngineError
+from serving.layout import Layout, member_file
 from serving.manifest import MemberFile
 
 BUILT_ROWS = Rows(1, 1024, 16384)  # of an engine built here without a pack that says more
@@ -37,9 +38,24 @@ def why_unavailable() -> str | None:
     """Why this engine can't be opened here, or None; neither TensorRT nor the driver is loaded into this process."""
     if not any(find_spec(module) for module in MODULES.values()):
         return f"TensorRT isn't installed: {REMEDIES[FULL]}; or {REMEDIES[RTX]}"
+    reason = probe_driver().reason
+    if reason is not None:
+        return reason
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return "CUDA's Python bindings aren't installed: pip install cuda-bindings"
-    return probe_driver().reason
+    return None
+
+
+def fitting(packs: Sequence[EnginePack]) -> EnginePack:
+    """The first that runs on this GPU with this TensorRT; EngineError saying of each why not. The driver is there."""
+    driver = probe_driver()
+    misfits = []
+    for pack in packs:
+        misfit = _misfit(pack, pack.manifest.runtime["library"], driver)
+        if misfit is None:
+            return pack
+        misfits.append(f"{pack.manifest.target!r} {misfit}")
+    raise EngineError(f"engine 'trt': no engine pack fits this host: {'; '.join(misfits)}: compile one for it")
 
 
 def open_engine(bundle: Bundle, pack: EnginePack | None = None, build: str | None = None) -> TrtEngine:
@@ -53,7 +69,9 @@ def open_engine(bundle: Bundle, pack: EnginePack | None = None, build: str | Non
     device = CudaDevice()
     programs = {name: TensorRTProgram(library, one, name, device) for name, one in raw.items()}
     gpu = driver.gpus[0]
-    return TrtEngine(bundle, programs, device, f"{kind} {library.__version__} on {gpu.name} (SM{gpu.sm})")
+    precision = FP32 if pack is None else pack.manifest.precision
+    runtime = f"{kind} {library.__version__} on {gpu.name} (SM{gpu.sm}), {precision}"
+    return TrtEngine(bundle, programs, device, runtime, precision)
 
 
 def engine_bytes(
@@ -111,8 +129,8 @@ def _built(raw: bytes, name: str, kind: str, driver: Driver, rows: Any) -> bytes
 class TrtEngine(CheckedEngine):
     """All members of a bundle on one device."""
 
-    def __init__(self, bundle: Bundle, programs: Programs, device: Device, runtime: str) -> None:
-        super().__init__(bundle, "trt", runtime)
+    def __init__(self, bundle: Bundle, programs: Programs, device: Device, runtime: str, precision: str = FP32) -> None:
+        super().__init__(bundle, "trt", runtime, precision)
         manifest = bundle.manifest
         self._encoders: list[_Window | _Stateful] = []
         self._heads: list[_Head] = []

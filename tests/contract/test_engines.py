@@ -8,6 +8,7 @@ vectors come from `reference_context`, the same net in NumPy float64. Bundles of
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
@@ -16,18 +17,34 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
+from serving import engine_pack
 from serving.bundle import Bundle, write_bundle
-from serving.engine import PRECISIONS, Engine, golden_parity, open_engine, unavailable_engines
+from serving.engine import (
+    BACKENDS,
+    PRECISIONS,
+    PROVIDERS,
+    Engine,
+    every_precision,
+    golden_parity,
+    open_engine,
+    open_surface_engine,
+    unavailable_engines,
+)
 from serving.engines import ort
+from serving.engines.trt import TrtEngine
 from serving.errors import EngineError
 from serving.features import CONTRACT_FEATURES, STEP_FEATURES, FeatureSpec, Scaler
 from serving.last_seen import AnchorTarget
 from serving.manifest import Member, MemberFile, TensorSpec
+from serving.warm import ROUNDING
+from tests.serving.trt_memory import MemoryDevice, programs_of
 from tests.tiny_bundle import npz_bytes, onnx_bytes
 from tests.tiny_family import FAMILIES, TOLERANCE, contracts_of, family_bundle
+from tests.tiny_surface import surface_bundle
 
 T, F, K, H, L = 5, len(STEP_FEATURES), len(CONTRACT_FEATURES), 4, 2
 D = 2 * H
@@ -186,8 +203,13 @@ NATIVE = pytest.mark.skipif(unavailable_engines()["native"] is not None, reason=
 SUBJECTS = [
     ("small", "ort", "fp32"),
     ("small", "null", "fp32"),
+    ("small", "trt", "fp32"),  # on a device of plain memory
     ("pricing_lstm", "ort", "fp32"),
-    *(pytest.param((family, "native", precision), marks=NATIVE) for family in FAMILIES for precision in PRECISIONS),
+    *(
+        pytest.param((family, "native", precision), marks=NATIVE)
+        for family in FAMILIES
+        for precision in PRECISIONS["native"]
+    ),
 ]
 
 
@@ -195,6 +217,9 @@ SUBJECTS = [
 def engine(request: pytest.FixtureRequest, semantics: str, tmp_path: Path) -> Engine:
     model, backend, precision = request.param
     make = small_bundle if model == "small" else partial(family_bundle, family=model)
+    if backend == "trt":
+        bundle, device = small_bundle(tmp_path / "bundle", semantics=semantics, members=2), MemoryDevice()
+        return TrtEngine(bundle, programs_of(bundle, device, 64), device, "memory")
     return open_engine(make(tmp_path / "bundle", semantics=semantics, members=2), backend, precision=precision)
 
 
@@ -212,7 +237,7 @@ def test_info_states_the_sizes(engine: Engine, semantics: str) -> None:
     info = engine.info()
     assert (info.semantics, info.members) == (semantics, 2)
     assert info.model in ("small", *FAMILIES)
-    assert info.precision in PRECISIONS
+    assert info.precision in PRECISIONS[info.backend]
     assert info.backend != "native" or info.precision in info.runtime
     assert (info.window_steps, info.step_features, info.contract_features, info.context_size) == (T, F, K, 2 * D)
     assert len(info.bundle_sha256) == 64
@@ -298,6 +323,75 @@ def test_a_precision_a_back_end_lacks_is_refused(tmp_path: Path) -> None:
         open_engine(bundle, "native", precision="int4")
 
 
+# What runs, and what is refused.
+
+
+def test_precisions_and_providers_are_the_same_everywhere() -> None:
+    assert set(every_precision()) == set(engine_pack.PRECISIONS)
+    assert set(BACKENDS) - {"null"} == set(engine_pack.BACKENDS)
+    assert set(PROVIDERS) == set(ort.PROVIDERS)
+    assert set(ROUNDING) == set(every_precision()) - {"fp32"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "told"),
+    [
+        ("abacus", {}, "there is no engine 'abacus'; there are native, ort, trt, null"),
+        ("native", {"precision": "fp4"}, "there is no precision 'fp4'; there are fp32, bf16, int8, fp16, fp8"),
+        ("native", {"precision": "fp16"}, "engine 'native' has fp32, bf16, int8, 'fp16' was asked for: trt has it"),
+        ("ort", {"precision": "int8"}, "engine 'ort' has fp32, 'int8' was asked for: native has it, trt has it"),
+        ("ort", {"provider": "abacus"}, "no provider 'abacus'; there are cpu, cuda, tensorrt"),
+        ("native", {"provider": "cuda"}, "engine 'native' has no providers, 'cuda' was asked for: ort has them"),
+        ("trt", {"precision": "fp16"}, "engine 'trt' runs engine packs, and none was given: pull one"),
+    ],
+)
+def test_what_an_engine_hasnt_is_refused_by_name(
+    tmp_path: Path, backend: str, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(EngineError, match=re.escape(told)):
+        open_engine(small_bundle(tmp_path / "bundle"), backend, **options)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it has GPU providers")
+def test_ort_never_takes_the_cpu_where_a_gpu_was_asked_for(tmp_path: Path) -> None:
+    for provider in ("cuda", "tensorrt"):
+        with pytest.raises(EngineError, match=rf"provider '{provider}': this onnxruntime .* has no "):
+            open_engine(small_bundle(tmp_path / "bundle"), "ort", provider=provider)
+        with pytest.raises(EngineError, match=rf"provider '{provider}': this onnxruntime .* has no "):
+            open_surface_engine(surface_bundle(tmp_path / "surface"), "ort", provider=provider)
+
+
+def test_a_pack_is_opened_by_the_engine_it_is_for_in_its_precision(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    pack = engine_pack.write_pack(
+        tmp_path / "pack", bundle=bundle, target="trt_rtx_sm89_fp16", backend="trt", precision="fp16",
+        library="tensorrt_rtx", version="1", sm="sm89", files={"member-0/window.engine": b"-"},
+    )  # fmt: skip
+    with pytest.raises(EngineError, match="pack 'trt_rtx_sm89_fp16' is in 'fp16', 'bf16' was asked for"):
+        open_engine(bundle, "trt", precision="bf16", pack=pack)
+    with pytest.raises(EngineError, match="'ort' runs the bundle itself: engine pack 'trt_rtx_sm89_fp16' isn't its"):
+        open_engine(bundle, "ort", pack=pack)
+    if unavailable_engines()["trt"] is not None:
+        with pytest.raises(EngineError, match="engine 'trt': "):
+            open_engine(bundle, "trt", precision="fp16", pack=pack)
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "told"),
+    [
+        ("native", {"precision": "bf16"}, "judged in fp32, 'bf16' was asked for: bundle .* holds a surface net"),
+        ("ort", {"precision": "int8"}, "judged in fp32, 'int8' was asked for"),
+        ("native", {"provider": "cuda"}, "engine 'native' has no providers"),
+        ("trt", {}, "no engine 'trt' for surfaces; there are native, ort"),
+    ],
+)
+def test_what_surfaces_havent_is_refused_by_name(
+    tmp_path: Path, backend: str, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(EngineError, match=told):
+        open_surface_engine(surface_bundle(tmp_path / "surface"), backend, **options)
+
+
 # What the native core computes.
 
 # A hundredth of the context's range of -1..1; the head turns that into at most a tenth of a volatility point.
@@ -307,7 +401,7 @@ REDUCED = {"context": 2e-2, "iv": 1e-3}
 @NATIVE
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("family", list(FAMILIES))
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS["native"])
 def test_native_golden_vectors(tmp_path: Path, semantics: str, family: str, members: int, precision: str) -> None:
     bundle = family_bundle(tmp_path / "bundle", family, semantics=semantics, members=members)
     for parity in golden_parity(bundle, open_engine(bundle, "native", precision=precision)):

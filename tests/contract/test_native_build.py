@@ -38,7 +38,7 @@ core = native.core()
 print(",".join(core.isas()), core.choose_isa())
 if "native" in BACKENDS:
     bundle = load_bundle(Path(sys.argv[1]))
-    for precision in PRECISIONS:
+    for precision in PRECISIONS["native"]:
         parities = golden_parity(bundle, open_engine(bundle, "native", precision=precision))
         assert precision != "fp32" or all(parity.holds for parity in parities), parities
 """

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from pipelines.channel.content import check_releasable
@@ -18,6 +20,8 @@ from serving.canonical import canonical_json, sha256_hex
 from serving.cli import main
 from serving.engine import open_engine
 from serving.engine_pack import EnginePack, load_pack, packed_key, store_pack, write_pack
+from serving.engines import trt
+from serving.engines.trt_driver import Driver, Gpu
 from serving.errors import BundleError, EngineError, LedgerError, TrustError, run_command
 from serving.folder_store import FolderStore
 from serving.golden import GOLDEN, golden_answers
@@ -25,10 +29,11 @@ from serving.ledger import Ledger
 from serving.machine import library_version
 from serving.pull import Pulled, pull, pull_unsigned
 from serving.release import parse_release
-from serving.warm import BUDGET_US, RUNTIME, demo_tolerance, open_verified_engine
+from serving.warm import ALLOWED, BUDGET_US, RUNTIME, demo_tolerance, open_verified_engine
 from tests.contract import test_engines
 from tests.pipelines.channel import desk
 from tests.pipelines.channel.desk import EXPIRES, Company
+from tests.serving.trt_memory import MemoryDevice, OrtProgram
 from tests.stand_in_native import Moves, install
 from tests.tiny_bundle import npz_bytes
 
@@ -342,6 +347,94 @@ def test_a_step_over_the_limit_is_refused_over_the_packs_budget_warned(tmp_path:
     with pytest.raises(EngineError, match=r"p99; .* more than the --max-step-us 50 asked for"):
         open_verified_engine(bundle, packs, "native", max_step_us=50.0)
     assert open_verified_engine(bundle, packs, "native", max_step_us=1e9).probe is not None
+
+
+# The engine `trt`: of the release's packs the one that fits this GPU, held to what that pack allows.
+
+
+def gpu_pack(folder: Path, bundle: Bundle, sm: int, source: Bundle | None = None, **other: Any) -> EnginePack:
+    """As pipelines/compile.py makes it; its engines are `source`'s ONNX files, which a program of memory runs."""
+    files = {f"member-0/{role}.engine": (source or bundle).read(f"member-0/{role}.onnx") for role in ("window", "head")}
+    target = f"trt_rtx_sm{sm}_fp16"
+    arguments: dict[str, Any] = {
+        "target": target, "backend": "trt", "precision": "fp16", "library": "tensorrt_rtx", "version": "1.1",
+        "sm": f"sm{sm}", "files": files, "configuration": {ALLOWED: {"context": 2e-3, "iv": 1e-3}},
+    }  # fmt: skip
+    return write_pack(folder / target, bundle=bundle, **(arguments | other))
+
+
+@pytest.fixture
+def ada(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
+    """A bundle, on a host with an SM89 of plain memory."""
+    bundle = small_bundle(tmp_path / "bundle")
+    tensors = {file.name: file for member in bundle.manifest.members for file in member.files.values()}
+    monkeypatch.setattr(trt, "why_unavailable", lambda: None)
+    monkeypatch.setattr(trt, "probe_driver", lambda: Driver((Gpu("a GPU", 89),), None))
+    monkeypatch.setattr(trt, "import_library", lambda kind: SimpleNamespace(__version__="1.1"))
+    monkeypatch.setattr(trt, "CudaDevice", MemoryDevice)
+    monkeypatch.setattr(
+        trt, "TensorRTProgram", lambda library, raw, name, device: OrtProgram(raw, tensors[name], device, 64)
+    )
+    return bundle
+
+
+def test_the_pack_that_fits_the_gpu_serves_within_what_it_allows(tmp_path: Path, ada: Bundle) -> None:
+    packs = [gpu_pack(tmp_path, ada, sm) for sm in (80, 89)]
+    warm = open_verified_engine(ada, packs, "trt", "fp16")
+    info = warm.engine.info()
+    assert (info.backend, info.precision) == ("trt", "fp16")
+    assert "SM89" in info.runtime
+    assert "it never ran where it was made" in warm.held_to
+    assert [one.tolerance for one in warm.parities] == [2e-6 + 2e-3, 2e-6 + 1e-3]
+    assert warm.probe is not None
+    with pytest.raises(
+        EngineError, match=r"trt bf16: the release has no engine pack .*trt_rtx_sm80_fp16, trt_rtx_sm89"
+    ):
+        open_verified_engine(ada, packs, "trt", "bf16")
+    told = "no engine pack fits this host: 'trt_rtx_sm80_fp16' is for sm80, this GPU is a GPU, sm89: compile one"
+    with pytest.raises(EngineError, match=told):
+        open_verified_engine(ada, packs[:1], "trt", "fp16")
+
+
+def test_an_engine_of_another_net_than_the_bundles_is_refused(tmp_path: Path, ada: Bundle) -> None:
+    other = small_bundle(tmp_path / "other", seed=5)
+    with pytest.raises(EngineError, match=r"golden parity is broken: tensorrt_rtx 1.1 on a GPU \(SM89\), fp16"):
+        open_verified_engine(ada, [gpu_pack(tmp_path, ada, 89, other)], "trt", "fp16")
+
+
+@pytest.mark.parametrize("allowed", [{}, {"context": 1e-3, "iv": "much"}, {"context": 1e-3, "iv": -1}, 3])
+def test_what_a_pack_allows_must_be_numbers(tmp_path: Path, ada: Bundle, allowed: Any) -> None:
+    pack = gpu_pack(tmp_path, ada, 89, configuration={ALLOWED: allowed})
+    with pytest.raises(BundleError, match=rf"{pack.sha256}: configuration.golden_tolerances.* expected a number"):
+        open_verified_engine(ada, [pack], "trt", "fp16")
+
+
+def test_an_engine_that_cant_run_here_is_told_before_the_lack_of_a_pack(
+    released: Released, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    _, host, _, _ = released
+    host.pull("native", TRT)
+    asked = ["--model", MODEL, "--from", str(host.folder), "--engine", "trt"]
+    monkeypatch.setattr(trt, "why_unavailable", lambda: "there is no NVIDIA driver (libcuda.so.1)")
+    for command in (["inspect"], ["price", "--demo", "--out", str(tmp_path / "out.csv")]):
+        for precision in ("fp16", "fp32"):
+            assert run_command(main, [*command, *asked, "--precision", precision]) == 8
+            told = capsys.readouterr().err
+            assert "error: engine 'trt': there is no NVIDIA driver (libcuda.so.1); choose another engine" in told
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it has GPU providers")
+def test_a_provider_this_host_hasnt_is_refused(
+    released: Released, moves: Moves, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, host, _, _ = released
+    host.pull()
+    asked = ["inspect", "--model", MODEL, "--from", str(host.folder)]
+    assert run_command(main, [*asked, "--engine", "ort", "--provider", "cuda"]) == 8
+    assert "provider 'cuda': this onnxruntime" in capsys.readouterr().err
+    assert run_command(main, [*asked, "--provider", "cuda"]) == 8
+    assert "engine 'native' has no providers, 'cuda' was asked for" in capsys.readouterr().err
 
 
 def test_the_commands_say_which_engine_and_hold_it(

@@ -6,6 +6,7 @@ in-turn way on the same net. A native engine of a transformer stands for all: th
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import models
 from serving import black76, native
 from serving.engine import Engine, EngineInfo, Floats, check_array, open_engine
 from serving.errors import EngineError
-from serving.repricing import VALUES, Chain, Repriced, Repricer
+from serving.repricing import VALUES, Chain, FusesRepricing, Repriced, Repricer
 from tests.tiny_bundle import COLUMNS, tiny_bundle
+from tests.tiny_family import contracts_of, family_bundle
 
 reason = native.why_unavailable()
 needs_core = pytest.mark.skipif(reason is not None, reason=str(reason))
@@ -126,6 +128,42 @@ def test_any_engine_reprices_in_turn(tmp_path: Path) -> None:
     assert np.array_equal(out.volatility, iv)
     assert np.all(out.price > 0)
     assert_worth(chain, out)
+
+
+@needs_core
+@pytest.mark.parametrize("semantics", ["window", "stateful"])
+def test_the_native_engine_of_an_exported_bundle_reprices_as_onnx_runtime_does(tmp_path: Path, semantics: str) -> None:
+    """In one call to the bit what native gives in turn; ONNX Runtime as near as both are to the golden net."""
+    pytest.importorskip("onnxruntime", reason="the engine 'ort' isn't installed")
+    bundle = family_bundle(tmp_path / "bundle", "pricing_lstm", semantics=semantics, members=2)
+    engines = open_engine(bundle, "native"), open_engine(bundle, "ort")
+    assert isinstance(engines[0], FusesRepricing)
+    assert not isinstance(engines[1], FusesRepricing)
+    count = BATCH + 7
+    chain = dataclasses.replace(a_chain(count), contracts=contracts_of(count))
+    steps = np.random.default_rng(4).normal(size=(8, engines[0].info().step_features)).astype(np.float32)
+    for x in steps[:-1]:
+        for engine in engines:
+            engine.advance(x)
+    fused, other = (repriced(engine, chain, steps[-1]) for engine in engines)
+    context, iv = np.zeros(engines[0].info().context_size, np.float32), np.zeros(count, np.float32)
+    engines[0].evaluate(steps[-1], context)
+    engines[0].head(context, chain.contracts, iv)
+    assert np.array_equal(fused.volatility, iv)
+    tolerance = 2 * bundle.manifest.tolerances["iv"]
+    assert np.abs(fused.volatility - other.volatility).max() <= tolerance
+    vega = np.maximum(fused.vega, other.vega)  # the slope of the price; its own change over the tolerance is within 1 %
+    assert np.all(np.abs(fused.price - other.price) <= 1.01 * vega * tolerance + PARITY * chain.forward)
+    for out in (fused, other):
+        assert_worth(chain, out)
+
+
+@needs_core
+def test_an_unknown_instruction_set_is_refused() -> None:
+    chain = a_chain(3)
+    arrays = (chain.contracts, chain.forward, chain.strike, chain.tau_years, chain.discount, chain.right)
+    with pytest.raises(EngineError, match="no instruction set 'mmx'; there are portable"):
+        native.core().Repricing(Core("fp32", "portable").engine, "mmx", *arrays)
 
 
 @needs_core

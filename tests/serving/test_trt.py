@@ -202,6 +202,19 @@ def test_asking_loads_neither_tensorrt_nor_the_driver() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_host_without_a_driver_is_told_so_before_it_installs_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"tensorrt_rtx_bindings"}
+    monkeypatch.setattr(trt, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(trt, "probe_driver", lambda: Driver((), "there is no NVIDIA driver"))
+    assert trt.why_unavailable() == "there is no NVIDIA driver"
+    monkeypatch.setattr(trt, "probe_driver", lambda: ADA)
+    assert trt.why_unavailable() == "CUDA's Python bindings aren't installed: pip install cuda-bindings"
+    there |= {"cuda", "cuda.bindings"}
+    assert trt.why_unavailable() is None
+    there.discard("tensorrt_rtx_bindings")
+    assert str(trt.why_unavailable()).startswith("TensorRT isn't installed: ")
+
+
 def test_opening_says_why_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt, "probe_driver", lambda: Driver((), "there is no NVIDIA driver"))
     with pytest.raises(EngineError, match=r"engine 'trt': (there is no NVIDIA driver|.*installed.*pip install)"):

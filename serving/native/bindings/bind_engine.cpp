@@ -12,6 +12,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/bindings.hpp"
+#include "bindings/choices.hpp"
 #include "nets/engine.hpp"
 
 namespace nb = nanobind;
@@ -38,12 +39,8 @@ Weights weights_of(const std::string& file, const Arrays& arrays) {
 Choice choice_of(const std::string& precision, const std::string& semantics, const std::string& isa) {
     if (semantics != "window" && semantics != "stateful")
         throw EngineProblem("there are no semantics '" + semantics + "'; there are window, stateful");
-    try {
-        return {choose_isa(isa), parse_precision(precision),
-                semantics == "stateful" ? Semantics::stateful : Semantics::window};
-    } catch (const std::invalid_argument& error) {
-        throw EngineProblem(error.what());
-    }
+    return {named_isa(isa), named_precision(precision),
+            semantics == "stateful" ? Semantics::stateful : Semantics::window};
 }
 
 std::unique_ptr<Encoder> make_encoder(const std::string& family, const Sizes& sizes, Weights& weights,

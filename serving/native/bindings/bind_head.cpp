@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 
 #include "bindings/bindings.hpp"
+#include "bindings/choices.hpp"
 #include "head/repricing.hpp"
 
 namespace nb = nanobind;
@@ -35,7 +36,7 @@ std::unique_ptr<Head> head_of(const std::map<std::string, double>& sizes, const 
         tensors.emplace(name, Tensor{array.data(), shape});
     }
     Weights weights("weights of the head", std::move(tensors));
-    auto head = make_head(Sizes(sizes), weights, choose_isa(isa), parse_precision(precision));
+    auto head = make_head(Sizes(sizes), weights, named_isa(isa), named_precision(precision));
     weights.refuse_rest();
     return head;
 }
@@ -57,7 +58,7 @@ struct BoundRepricing {
     BoundRepricing(NativeEngine& engine, const std::string& isa, Rows contracts, Doubles forward, Doubles strike,
                    Doubles tau, Doubles discount, Doubles right)
         : engine(engine),
-          repricing(engine, option_kernels(choose_isa(isa))),
+          repricing(engine, option_kernels(named_isa(isa))),
           contracts(std::move(contracts)),
           forward(std::move(forward)),
           strike(std::move(strike)),

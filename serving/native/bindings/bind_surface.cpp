@@ -5,6 +5,7 @@
 #include <nanobind/stl/unique_ptr.h>
 
 #include "bindings/bindings.hpp"
+#include "bindings/choices.hpp"
 #include "nets/surface.hpp"
 
 namespace nb = nanobind;
@@ -39,7 +40,7 @@ std::unique_ptr<SurfaceNet> make(const std::map<std::string, double>& sizes, con
     std::map<std::string, Tensor> tensors;
     for (const auto& [name, array] : arrays) tensors.emplace(name, Tensor{array.data(), shape_of(array)});
     Weights weights(file, std::move(tensors));
-    auto net = make_surface(Sizes(sizes), weights, choose_isa(isa), parse_precision(precision));
+    auto net = make_surface(Sizes(sizes), weights, named_isa(isa), named_precision(precision));
     weights.refuse_rest();
     return net;
 }

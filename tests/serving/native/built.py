@@ -6,8 +6,9 @@ from types import ModuleType
 
 import pytest
 
-from serving import native
-from serving.engine import PRECISIONS as PRECISIONS
+from serving import engine, native
+
+PRECISIONS = engine.PRECISIONS["native"]
 
 
 def built_core() -> ModuleType:

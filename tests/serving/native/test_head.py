@@ -262,41 +262,46 @@ def test_nothing_is_allocated(precision: str, isa: str) -> None:
     assert native.core().allocation_count() == before
 
 
-REFUSALS = (EngineError, RuntimeError)  # EngineError where the core's refusals are translated
-
-
 def test_refuses_weights_by_name() -> None:
     head = a_head(ODD)
     core, sizes = native.core(), sizes_of(head)
     for name in tensors_of(head):
         lacking = {key: value for key, value in tensors_of(head).items() if key != name}
-        with pytest.raises(REFUSALS, match=name):
+        with pytest.raises(EngineError, match=name):
             core.Head(sizes, lacking)
         wrong = tensors_of(head) | {name: np.zeros((2, 3, 4), np.float32)}
-        with pytest.raises(REFUSALS, match=rf"{name}.*\(2, 3, 4\)"):
+        with pytest.raises(EngineError, match=rf"{name}.*\(2, 3, 4\)"):
             core.Head(sizes, wrong)
-    with pytest.raises(REFUSALS, match=r"head\.network\.9\.weight"):
+    with pytest.raises(EngineError, match=r"head\.network\.9\.weight"):
         core.Head(sizes, tensors_of(head) | {"head.network.9.weight": np.zeros((1,), np.float32)})
 
 
 def test_refuses_sizes_by_name() -> None:
     head = a_head(ODD)
     for name in sizes_of(head):
-        with pytest.raises(REFUSALS, match=name):
+        with pytest.raises(EngineError, match=name):
             native.core().Head({key: value for key, value in sizes_of(head).items() if key != name}, tensors_of(head))
-    with pytest.raises(REFUSALS, match="contract_features"):  # the formula reads column 2
+    with pytest.raises(EngineError, match="contract_features"):  # the formula reads column 2
         native.core().Head(sizes_of(head) | {"contract_features": 2}, tensors_of(head))
+
+
+def test_refuses_names_of_precisions_and_instruction_sets_it_hasnt() -> None:
+    head = a_head(ODD)
+    with pytest.raises(EngineError, match="no precision 'fp16'; there are fp32, bf16, int8"):
+        native.core().Head(sizes_of(head), tensors_of(head), "fp16")
+    with pytest.raises(EngineError, match="no instruction set 'mmx'; there are portable"):
+        native.core().Head(sizes_of(head), tensors_of(head), "fp32", "mmx")
 
 
 def test_refuses_arrays_by_name() -> None:
     context, contracts = some_contracts(ODD, 9)
     bound = native_head(a_head(ODD), "fp32", "portable")
     iv = np.zeros(9, np.float32)
-    with pytest.raises(REFUSALS, match="context"):
+    with pytest.raises(EngineError, match="context"):
         bound.volatility(context[:-1], contracts, iv)
-    with pytest.raises(REFUSALS, match="contracts"):
+    with pytest.raises(EngineError, match="contracts"):
         bound.volatility(context, np.ascontiguousarray(contracts[:, 1:]), iv)
-    with pytest.raises(REFUSALS, match="iv"):
+    with pytest.raises(EngineError, match="iv"):
         bound.volatility(context, contracts, iv[:-1])
     with pytest.raises(TypeError):  # a copy would be written to instead
         bound.volatility(context, contracts, np.zeros(18, np.float32)[::2])

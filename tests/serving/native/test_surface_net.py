@@ -277,3 +277,9 @@ def test_several_nets_and_unknown_precisions_are_refused(tmp_path: Path) -> None
         open_engine(bundle_of(tmp_path / "two", members=[member, member]))
     with pytest.raises(EngineError, match="no precision 'fp16'; there are fp32, bf16, int8"):
         open_engine(bundle_of(tmp_path / "one"), "fp16")
+
+
+def test_an_unknown_instruction_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIKEFORGE_ISA", "mmx")
+    with pytest.raises(EngineError, match="no instruction set 'mmx'; there are portable"):
+        open_engine(bundle_of(tmp_path / "one"))
