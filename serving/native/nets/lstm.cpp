@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/subnormals.hpp"
 #include "dense/kernels.hpp"
 #include "nets/encoder.hpp"
 #include "nets/lstm_memory.hpp"
@@ -80,15 +81,20 @@ class Lstm final : public Encoder {
     }
 
     void reset() override {
+        const SubnormalsAreZero quickly;
         clear();
         history_.zero();
         oldest_ = 0;
         if (choice_.semantics == Semantics::window) run_history();
     }
 
-    void evaluate(const float* x, float* context) override { memory_.context_of(step(x), context); }
+    void evaluate(const float* x, float* context) override {
+        const SubnormalsAreZero quickly;
+        memory_.context_of(step(x), context);
+    }
 
     void advance(const float* x) override {
+        const SubnormalsAreZero quickly;
         if (choice_.semantics == Semantics::stateful) {
             commit(x);
         } else if (steps_ > 1) {
