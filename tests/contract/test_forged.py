@@ -15,7 +15,7 @@ import pytest
 from tuf.api import _payload
 from tuf.api.metadata import Signed
 
-from serving import downloads, npz, pull, trust
+from serving import downloads, npz, pull, pull_files, trust
 from serving.blobstore import open_store
 from serving.folder_store import FolderStore
 from serving.installed import Place
@@ -105,7 +105,10 @@ DEFECTS: dict[str, tuple[Plant, tuple[str, ...]]] = {
         lambda patch: _ignoring(patch, trust, "_check_roots", lambda *_: None),
         ("root chain", "root file"),
     ),
-    "provenance ignored": (lambda patch: _ignoring(patch, pull, "check_statement", lambda *_: None), ("provenance",)),
+    "provenance ignored": (
+        lambda patch: _ignoring(patch, pull_files, "check_statement", lambda *_: None),
+        ("provenance",),
+    ),
     "unpacked size ignored": (lambda patch: _ignoring(patch, npz, "FREE_BYTES", 1 << 40), ("zip bomb",)),
 }
 
