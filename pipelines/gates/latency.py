@@ -26,7 +26,7 @@ from pydantic.dataclasses import dataclass
 from pipelines.config import CLOSED, Count, Positive
 from pipelines.gate_context import GateContext, GateOutcome
 from serving.bundle import Bundle
-from serving.engine import COMPILED, PRECISIONS, Engine, Floats, open_engine, unavailable_engines
+from serving.engine import COMPILED, FP32, PRECISIONS, Engine, Floats, open_engine, unavailable_engines
 from serving.errors import DataError, EngineError
 from serving.machine import cpu_name
 from serving.pricing import feature_spec
@@ -97,7 +97,8 @@ def _engines(bundle: Bundle, settings: Settings) -> tuple[dict[str, Engine], lis
         if backend in COMPILED:
             why_not.append(f"{backend} not timed: it runs engine packs, which hosts time (serving/warm.py)")
             continue
-        for precision in (one for one in settings.precisions if one in PRECISIONS.get(backend, settings.precisions)):
+        known = PRECISIONS.get(backend, (FP32,))
+        for precision in [one for one in settings.precisions if one in known] or [FP32]:
             try:
                 running[f"{backend} {precision}"] = open_engine(bundle, backend, precision=precision)
             except EngineError as error:
