@@ -1,4 +1,4 @@
-"""What a market or a caller may do to an engine: numbers near nothing and beyond all, NaN, shared memory, threads, forks.
+"""What a market or a caller may do to an engine: numbers near nothing and beyond all, NaN, threads, forks.
 
 Each net is tiny; both families, since their states differ.
 """
@@ -45,7 +45,10 @@ def context(engine: Any, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_subnormal_numbers_are_zero_to_a_net_and_to_nobody_else(isa: str, precision: str) -> None:
-    """They would run in microcode: a tick's latency must not depend on its data. Without biases, nothing gives nothing."""
+    """They would run in microcode: a tick's latency must not depend on its data.
+
+    Without biases nothing gives nothing.
+    """
     net = net_of(F, 18, 1, T)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
