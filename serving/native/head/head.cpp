@@ -111,14 +111,14 @@ std::vector<float> enlarged(const float* from, size_t count) {
     return out;
 }
 
-// ... and a column in words of two bf16, upper parts before lower ones in each step of 32 inputs: [steps][2][32].
+// ... and a column as two of bf16, the upper and the lower parts of its weights: words [padded / 2][2].
 Aligned<float> column_words(const std::vector<float>& column) {
     Aligned<float> words(padded(column.size(), 32));
-    auto* halves = reinterpret_cast<std::uint8_t*>(words.data());
+    auto* bytes = reinterpret_cast<std::uint8_t*>(words.data());
     for (size_t k = 0; k < column.size(); ++k) {
         const std::uint16_t upper = to_bf16(column[k]), lower = to_bf16(column[k] - from_bf16(upper));
-        std::memcpy(halves + 2 * (k / 32 * 64 + k % 32), &upper, 2);
-        std::memcpy(halves + 2 * (k / 32 * 64 + 32 + k % 32), &lower, 2);
+        std::memcpy(bytes + 8 * (k / 2) + 2 * (k % 2), &upper, 2);
+        std::memcpy(bytes + 8 * (k / 2) + 4 + 2 * (k % 2), &lower, 2);
     }
     return words;
 }

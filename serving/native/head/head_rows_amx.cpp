@@ -5,12 +5,14 @@
 //   those] a row, and the weights stand twice: features aren't rounded but for 2^-17.
 // - An fp16 number's bits, shifted by three, are the bf16 of 2^-112 times it: the weights that follow hold 2^112. What
 //   is below 2^-14 counts as 0.
-// - The last layer and the linear term are products of one column, whose weights are two bf16 each.
+// - The last layer and the linear term are products of two columns, the upper and the lower bf16 of each weight.
 // Pre-activations beyond fp16's range count as its largest number. NaN and infinity get lost on the way through fp16,
 // but the linear term knows all features, and `finite` the context: NaN there is NaN here.
 //
-// Tiles 0 and 1 are sums [16 contracts][16 outputs], 2 contracts, 3 and 4 weights; 5 and 6 sums and weights of one
-// column.
+// Products of some blocks of contracts are computed between another block's activations, a tile of 16 outputs at a
+// time: both keep their units busy only if they alternate within a few hundred instructions.
+//
+// Tile 0 is sums [16 contracts][16 outputs], 1 contracts, 2 weights; 3 and 4 sums and weights of two columns.
 #include "head/vectors_avx512.hpp"
 
 namespace strikeforge {
@@ -19,11 +21,12 @@ namespace {
 
 constexpr size_t block = 16;  // contracts
 constexpr size_t tile_words = 16 * 16;
+constexpr size_t blocks_under_way = 4;
 
 struct alignas(64) TileConfiguration {
     std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    std::uint16_t bytes[16] = {64, 64, 64, 64, 64, 4, 4};
-    std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16};
+    std::uint16_t bytes[16] = {64, 64, 64, 8, 8};
+    std::uint8_t rows[16] = {16, 16, 16, 16, 16};
 };
 
 // 32 floats in fp16; truncated, so that what is too large becomes the largest number.
@@ -70,7 +73,7 @@ struct Block {
     float* words;  // [steps][16][16]: features as the first layer multiplies them
     float* sums;   // [16][W]
     float* rows;   // [16][W / 2]: activations as the next layer multiplies them
-    float* total;  // [16]
+    float* total;  // [16][2]: the correction but for its constant, in two parts
 };
 
 inline size_t first_steps(const HeadView& head) {
@@ -78,14 +81,13 @@ inline size_t first_steps(const HeadView& head) {
 }
 
 // Features in two bf16 each; zeros where there is no contract.
-inline void split_features(const HeadView& head, const float* contracts, size_t count, size_t stride,
-                           const Block& at) {
+inline void split_features(const HeadView& head, const float* contracts, size_t count, size_t stride, const Block& at) {
     const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
     for (size_t step = 0; step < first_steps(head); ++step) {
         const __mmask16 some = Avx512::first(head.features - 16 * step);
         for (size_t row = 0; row < block; ++row) {
-            const __m512 x = row < count ? _mm512_maskz_loadu_ps(some, contracts + row * stride + 16 * step)
-                                         : _mm512_setzero_ps();
+            const __m512 x =
+                row < count ? _mm512_maskz_loadu_ps(some, contracts + row * stride + 16 * step) : _mm512_setzero_ps();
             const __m512i bits = _mm512_add_epi32(_mm512_castps_si512(x), half);
             const __m512 rounded = _mm512_castsi512_ps(_mm512_and_si512(bits, upper));
             const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_sub_ps(x, rounded), rounded);
@@ -94,113 +96,112 @@ inline void split_features(const HeadView& head, const float* contracts, size_t 
     }
 }
 
-// sums [16][width] = start [width] + x weights, where x [16] is of rows `x_stride` bytes apart, `x_step` a step.
-inline void multiply(const HeadProduct& product, const float* start, size_t width, const float* x, size_t x_stride,
-                     size_t x_step, float* sums) {
-    const size_t steps = product.groups / 16, sum_stride = width * sizeof(float);
-    const float* weights = static_cast<const float*>(product.weights);
-    for (size_t out = 0; out < width; out += 32, weights += 2 * steps * tile_words) {
-        _tile_loadd(0, start + out, 0);
-        _tile_loadd(1, start + out + 16, 0);
-        for (size_t k = 0; k < steps; ++k) {
-            _tile_loadd(2, x + k * x_step, x_stride);
-            _tile_loadd(3, weights + k * tile_words, 64);
-            _tile_dpbf16ps(0, 2, 3);
-            _tile_loadd(4, weights + (steps + k) * tile_words, 64);
-            _tile_dpbf16ps(1, 2, 4);
-        }
-        _tile_stored(0, sums + out, sum_stride);
-        _tile_stored(1, sums + out + 16, sum_stride);
-    }
-}
+// What a product multiplies with: rows `stride` bytes apart, `step` words from one tile of inputs to the next.
+struct Inputs {
+    const float* rows;
+    size_t stride, step;
+};
 
-// total [16] += x column, the column's weights [steps][2][16] being words of their upper and lower parts.
-inline void multiply_column(const float* column, size_t steps, const float* x, size_t x_stride, size_t x_step,
-                            float* total) {
-    _tile_loadd(5, total, sizeof(float));
+// Outputs `out` .. `out` + 15 of 16 contracts: sums = start + inputs weights.
+inline void multiply(const HeadProduct& product, const float* start, size_t width, size_t out, const Inputs& x,
+                     float* sums) {
+    const size_t steps = product.groups / 16;
+    const float* weights = static_cast<const float*>(product.weights) + out * product.groups;
+    _tile_loadd(0, start + out, 0);
     for (size_t k = 0; k < steps; ++k) {
-        _tile_loadd(2, x + k * x_step, x_stride);
-        for (size_t part = 0; part < 2; ++part) {
-            _tile_loadd(6, column + (2 * k + part) * 16, sizeof(float));
-            _tile_dpbf16ps(5, 2, 6);
-        }
+        _tile_loadd(1, x.rows + k * x.step, x.stride);
+        _tile_loadd(2, weights + k * tile_words, 64);
+        _tile_dpbf16ps(0, 1, 2);
     }
-    _tile_stored(5, total, sizeof(float));
+    _tile_stored(0, sums + out, width * sizeof(float));
 }
 
-inline void activate(const HalfSilu& silu, size_t width, const Block& at) {
-    const size_t vectors = block * width / 32;
-    for (size_t i = 0; i < vectors; ++i)
-        _mm512_storeu_si512(at.rows + i * 16, shrunk(silu(halves(at.sums + i * 32))));
+// Tile 3 += inputs columns [steps][16][2].
+inline void add_columns(const float* columns, size_t steps, const Inputs& x) {
+    for (size_t k = 0; k < steps; ++k) {
+        _tile_loadd(1, x.rows + k * x.step, x.stride);
+        _tile_loadd(4, columns + k * 32, 8);
+        _tile_dpbf16ps(3, 1, 4);
+    }
 }
 
-inline void first_layer(const HeadView& head, const float* start, const float* contracts, size_t count, size_t stride,
-                        const Block& at) {
-    split_features(head, contracts, count, stride, at);
-    multiply(head.first, start, head.width, at.words, 64, tile_words, at.sums);
-    multiply_column(head.linear, first_steps(head), at.words, 64, tile_words, at.total);
+inline Inputs features_of(const Block& at) {
+    return {at.words, 64, tile_words};
+}
+inline Inputs activations_of(const HeadView& head, const Block& at) {
+    return {at.rows, head.width * 2, 16};
 }
 
-// Rows of activations are W bf16, a step is 32 of them.
-inline void second_layer(const HeadView& head, const Block& at) {
-    multiply(head.second, head.second_bias, head.width, at.rows, head.width * 2, 16, at.sums);
+inline void add_last_layer(const HeadView& head, const Block& at) {
+    _tile_zero(3);
+    add_columns(head.linear, first_steps(head), features_of(at));
+    add_columns(head.last, head.width / 32, activations_of(head, at));
+    _tile_stored(3, at.total, 8);
 }
 
-inline void last_layer(const HeadView& head, const Block& at) {
-    multiply_column(head.last, head.width / 32, at.rows, head.width * 2, 16, at.total);
+// A block's activations, where there are any; `multiply(out)` is called for each 16 outputs in between.
+template <class Multiply>
+inline void activate(const HalfSilu& silu, size_t width, const Block& at, bool any, Multiply multiply) {
+    size_t out = 0;
+    for (size_t row = 0; any && row < block; ++row) {
+        for (; out * block < (row + 1) * width && out < width; out += 16) multiply(out);
+        for (size_t w = 0; w < width; w += 32)
+            _mm512_storeu_si512(at.rows + (row * width + w) / 2, shrunk(silu(halves(at.sums + row * width + w))));
+    }
+    for (; out < width; out += 16) multiply(out);
 }
 
-inline void finish(const HeadView& head, const Block& at, const float* contracts, size_t count, size_t stride,
-                   float share, bool add, float* iv) {
+inline void finish(const HeadView& head, float begin, const Block& at, const float* contracts, size_t count,
+                   size_t stride, float share, bool add, float* iv) {
     const __mmask16 some = Avx512::first(count);
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i rows = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(stride)));
     const __m512 none = _mm512_setzero_ps();
     const __m512 prior = _mm512_mask_i32gather_ps(none, some, rows, contracts, 4);
     const __m512 anchored = _mm512_mask_i32gather_ps(none, some, rows, contracts + 2, 4);
-    store_volatility<Avx512>(head, _mm512_loadu_ps(at.total), prior, anchored, share, add, count, iv);
+    const __m512i even = _mm512_slli_epi32(lanes, 1), odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const __m512 low = _mm512_loadu_ps(at.total), high = _mm512_loadu_ps(at.total + 16);
+    const __m512 both = _mm512_add_ps(_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, odd, high));
+    const __m512 total = _mm512_add_ps(_mm512_set1_ps(begin), both);
+    store_volatility<Avx512>(head, total, prior, anchored, share, add, count, iv);
 }
 
 void volatility(const HeadView& head, const float* context, const float* contracts, size_t count, size_t stride,
                 float share, bool add, float* iv) {
     static constexpr TileConfiguration configuration;
+    const size_t width = head.width, number = (count + block - 1) / block;
     float* start = head.scratch;
     context_share<Avx512>(head, context, start);
     float begin = head.bias;  // and NaN where the context's share isn't finite
-    for (size_t w = 0; w < head.width; ++w) begin += 0.0f * start[w];
-    Block blocks[2];
-    float* free = start + head.width;
+    for (size_t w = 0; w < width; ++w) begin += 0.0f * start[w];
+    Block blocks[blocks_under_way];
+    float* free = start + width;
     for (Block& at : blocks) {
         at.words = free;
         at.sums = at.words + block * head.first.groups;
-        at.rows = at.sums + block * head.width;
-        at.total = at.rows + block * head.width / 2;
-        free = at.total + block;
+        at.rows = at.sums + block * width;
+        at.total = at.rows + block * width / 2;
+        free = at.total + 2 * block;
     }
     const HalfSilu silu(head);
     _tile_loadconfig(&configuration);
-    // Two blocks in turn: one's products are under way while the other's activations are computed.
-    while (count > 0) {
-        const size_t pairs = count > block ? 2 : 1;
-        const size_t counts[2] = {count < block ? count : block,
-                                  count <= block ? 0 : count < 2 * block ? count - block : block};
-        const float* rows[2] = {contracts, contracts + block * stride};
-        for (size_t i = 0; i < pairs; ++i) {
-            _mm512_storeu_ps(blocks[i].total, _mm512_set1_ps(begin));
-            first_layer(head, start, rows[i], counts[i], stride, blocks[i]);
-        }
-        for (size_t i = 0; i < pairs; ++i) {
-            activate(silu, head.width, blocks[i]);
-            second_layer(head, blocks[i]);
-        }
-        for (size_t i = 0; i < pairs; ++i) {
-            activate(silu, head.width, blocks[i]);
-            last_layer(head, blocks[i]);
-        }
-        for (size_t i = 0; i < pairs; ++i)
-            finish(head, blocks[i], rows[i], counts[i], stride, share, add, iv + i * block);
-        const size_t done = counts[0] + counts[1];
-        contracts += done * stride, iv += done, count -= done;
+    // At step t block t enters the first layer, t - 1 the second, t - 2 leaves it and t - 3 is done.
+    for (size_t t = 0; number > 0 && t < number + 3; ++t) {
+        const Block &entering = blocks[t % blocks_under_way], &first = blocks[(t + 3) % blocks_under_way],
+                    &second = blocks[(t + 2) % blocks_under_way], &last = blocks[(t + 1) % blocks_under_way];
+        const auto there = [&](size_t behind) { return t >= behind && t - behind < number; };
+        activate(silu, width, first, there(1), [&](size_t out) {
+            if (there(2))
+                multiply(head.second, head.second_bias, width, out, activations_of(head, second), second.sums);
+        });
+        if (there(0)) split_features(head, contracts + t * block * stride, count - t * block, stride, entering);
+        if (there(3)) add_last_layer(head, last);
+        activate(silu, width, second, there(2), [&](size_t out) {
+            if (there(0)) multiply(head.first, start, width, out, features_of(entering), entering.sums);
+        });
+        if (!there(3)) continue;
+        const size_t done = (t - 3) * block;
+        finish(head, begin, last, contracts + done * stride, count - done, stride, share, add, iv + done);
     }
     _tile_release();
 }

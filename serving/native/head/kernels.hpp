@@ -31,8 +31,8 @@ struct HeadView {
     const float* context_weights;  // [D][W]: the context's columns of the first layer
     const float* first_bias;       // [W]
     const float* second_bias;      // [W]; int8: less what the activations' offset adds
-    const float* last;             // [W]; rows: words [W / 32][2][16], see head_rows_amx.cpp
-    const float* linear;           // [K]; rows: words [first.groups / 16][2][16]
+    const float* last;             // [W]; rows: words [W / 2][2], see head_rows_amx.cpp
+    const float* linear;           // [K]; rows: words [first.groups][2]
     const float* silu_table;       // [3][16], rows [3][32]: see silu_table() in head.cpp
     float bias;                    // of the linear term and of the last layer
     float trust, unit;
@@ -42,7 +42,7 @@ struct HeadView {
 using HeadKernel = void (*)(const HeadView& head, const float* context, const float* contracts, size_t count,
                             size_t stride, float share, bool add, float* iv);
 
-inline constexpr size_t most_tile_contracts = 48;
+inline constexpr size_t most_tile_contracts = 64;
 
 // Activations of the second layer in int8 are 0..255: SiLU plus this (its minimum is -0.27846), in 255ths of the
 // contract's own largest.
