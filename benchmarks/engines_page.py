@@ -24,13 +24,17 @@ TARGETS = {
     "transformer_step": ">= 5x the best peer",
     "chain_5000": "<= 1 ms; >= 3x in fp32, >= 8x in bf16 or int8",
 }
-COLUMNS = ("p50", "p99", "max", "python_p50", "python_p99", "advance_p50", "error", "lower_bound")
+COLUMNS = (
+    "p50", "p99", "max", "p99_excess", "idle_p99", "python_p50", "python_p99", "advance_p50", "head_p50", "error",
+    "lower_bound",
+)  # fmt: skip
 
 
 def tables(rows: Sequence[Row]) -> str:
     """Markdown of all cases."""
     stamp = next(iter(rows), {})
-    parts = [f"{stamp.get('machine', '')}; {stamp.get('date', '')}. Times in us, one thread, one core."]
+    measured = "Times in us, one thread, one core; p99: the median of the repeats (the worst)."
+    parts = [f"{stamp.get('machine', '')}; {stamp.get('date', '')}. {measured}"]
     for case in dict.fromkeys(str(row["case"]) for row in rows):
         of_case = [row for row in rows if row["case"] == case]
         if case in TARGETS and all(row["subject"] != "null" for row in of_case):
@@ -58,12 +62,18 @@ def _case_table(rows: Sequence[Row]) -> str:
         values = {row["metric"]: row for row in shown if row["subject"] == subject}
         setup = next((str(row["setup"]) for row in values.values() if row.get("setup")), "")
         if subject == "null" or any(name in values for name in ("p50", "error")):
-            cells = [_cell(name, values[name]["value"]) if name in values else "" for name in columns]
+            cells = [_cell(name, values[name]) if name in values else "" for name in columns]
             lines.append([subject, *cells, setup])
     return _table(("subject", *columns, "set-up"), lines)
 
 
-def _cell(metric: str, value: float) -> str:
+def _cell(metric: str, row: Row) -> str:
+    """The value; of a p99 also the highest of the repeats."""
+    worst = f" (<= {_number(metric, row['highest'])})" if metric in ("p99", "python_p99") else ""
+    return f"{_number(metric, row['value'])}{worst}"
+
+
+def _number(metric: str, value: float) -> str:
     return f"{value:.1e}" if metric == "error" else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
