@@ -46,7 +46,8 @@ NOTE = (
     "unknown. `error`: largest absolute difference from the same net in float64; `spread`: standard deviation of what "
     "is answered. `advance_p50`: work done between ticks. `null` answers zeros: what clock, caller and checks cost. "
     "`idle_p99`: a loop on the same core that only reads the clock until `p50` has passed, once after every call; "
-    "`p99_excess`: p99 without what that loop's p99 exceeds its median by. `head_p50`: the head alone."
+    "`p99_excess`: p99 without what that loop's p99 exceeds its median by. `whole_p50`: evaluate and advance together, "
+    "as if nothing were known ahead. `head_p50`: the head alone."
 )
 LONGEST_SECONDS = 900  # of a case: one that hangs mustn't keep the others from being written
 

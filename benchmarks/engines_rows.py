@@ -43,6 +43,10 @@ def timing_rows(
             if name in found.repeats:
                 values = found.percentiles(name, 50.0)
                 rows.append(_spread_row(case, subject, f"{name}_p50", "us", values, setup=setup))
+        if subject in OURS and "advance" in found.repeats and "native" not in found.repeats:
+            both = (found.percentiles(name, 50.0) for name in ("evaluate", "advance"))
+            rows.append(_spread_row(case, subject, "whole_p50", "us", [sum(pair) for pair in zip(*both, strict=True)],
+                                    setup=setup))  # fmt: skip
         if subject != "null":
             rows.append(_row(case, subject, "error", "absolute", error, setup=setup, of_what=error_of, spread=spread))
     return rows + ratio_rows(case, timings)

@@ -23,6 +23,7 @@ from benchmarks.engines_decomposed import DecomposedStep
 from benchmarks.engines_rows import FLOAT_PEERS, INT8_PEERS, timing_rows
 from benchmarks.engines_runners import StepRunner, WindowRunner, encoder_file
 from benchmarks.engines_steps import largest_error
+from benchmarks.engines_targets import TARGETS, verdicts
 from benchmarks.engines_timing import Effort, Timings, idle_waits, interleaved
 from models.pricing import zero_states
 from models.pricing_lstm import PricingLSTM
@@ -199,6 +200,12 @@ def test_the_page_keeps_what_stands_around_its_tables(tmp_path: Path) -> None:
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| native_int8 | ort |" in text
+    assert "| lstm_small_step | times the best peer | >= 8 | 40 | yes |" in text
+    assert "| lstm_small_step | p99 over p50 | <= 3 | 1.09 | yes |" in text
+    engines_page.write_tables(
+        timing_rows("lstm_small_step", timings(native_int8=4, ort=12), dict.fromkeys(found, ("", 0.0))), page
+    )
+    assert "| lstm_small_step | times the best peer | >= 8 | 3 | **no** |" in page.read_text()
     page.write_text("no markers")
     with pytest.raises(ValueError, match="bench-engines: begin"):
         engines_page.write_tables([], page)
@@ -243,6 +250,20 @@ def test_a_failing_case_loses_no_other(tmp_path: Path, monkeypatch: pytest.Monke
     rows = [json.loads(line)["case"] for line in (tmp_path / "engines.jsonl").read_text().splitlines()]
     assert rows == ["overhead", "bandwidth"]
     assert "chain_5000: failed" in (tmp_path / "engines.md").read_text()
+
+
+def test_targets_take_the_peers_they_name() -> None:
+    found = timings(native_fp32=10, native_int8=2, ort=60, openvino_bf16=40, ort_int8=12)
+    rows = timing_rows("lstm_production_step", found, dict.fromkeys(found, ("", 0.0)))
+    judged = {one.target.what: (one.found, one.reached) for one in verdicts(rows)}
+    assert judged["times the best fp32 or bf16 peer"] == (pytest.approx(20), True)
+    assert judged["times the best int8 peer"] == (pytest.approx(6), True)
+    rows = timing_rows("chain_5000", found, dict.fromkeys(found, ("", 0.0)))
+    judged = {one.target.what: (one.found, one.reached) for one in verdicts(rows)}
+    assert judged["in fp32: times the best fp32 peer"] == (pytest.approx(6), True)
+    assert judged["in bf16 or int8: times the best peer"] == (pytest.approx(6), False)
+    assert {target.case for target in TARGETS} == {*engines.STEPS, engines.CHAIN}
+    assert verdicts([]) == []
 
 
 @pytest.mark.slow
