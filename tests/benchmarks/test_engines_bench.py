@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks import engines, engines_page
-from benchmarks.engines_bandwidth import path_bytes, path_weights, recurrent_weights
+from benchmarks.engines_bandwidth import BYTES, path_bytes, path_weights, recurrent_weights
 from benchmarks.engines_cases import CASES, SEED, Built, Case, build_case, make_net
 from benchmarks.engines_chain import NumpyBlack76, build_chain
 from benchmarks.engines_choice import absent_peers, choose, openvino_setups
@@ -104,6 +104,17 @@ def test_bytes_on_the_path_shrink_with_the_precision() -> None:
         assert fp32 > 4 * (reduced + fuller)
         assert int8 < bf16 < fp32
         assert 4 * int8 >= fp32, "nothing is narrower than a byte"
+
+
+def test_the_page_states_the_bytes_of_the_shapes() -> None:
+    lines = engines_page.PAGE.read_text(encoding="utf-8").split("## How it is measured")[0].splitlines()
+    for case in CASES:
+        (line,) = (line for line in lines if line.startswith(f"| {case.name} |"))
+        on_path = [path_bytes(case, precision) for precision in BYTES]
+        whole = [path + recurrent_weights(case) * width for path, width in zip(on_path, BYTES.values(), strict=True)]
+        stated = [cell.strip().removesuffix(" KB") for cell in line.split("|")[2:-1]]
+        expected = [f"{round(count / 1000):,}" for count in (on_path if whole == on_path else on_path + whole)]
+        assert [cell for cell in stated if cell and cell != "the same"] == expected, case.name
 
 
 @pytest.mark.slow
