@@ -147,6 +147,19 @@ def test_text_named_to_hydra_arrives_unread(text: str) -> None:
     assert (told.reason, told.version) == (text, 3)
 
 
+def test_packs_named_to_make_arrive_as_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIKEFORGE_PACKS", "out/a b,${oops},")
+    assert load_operation(["packs=${oc.env:STRIKEFORGE_PACKS}"]).packs == ("out/a b", "${oops}")
+    assert load_operation(["packs=[x,y]"]).packs == ("x", "y")
+
+
+@pytest.mark.parametrize(("given", "lacks"), [(["TARGET=x"], "MODEL"), (["MODEL=x"], "TARGET")])
+def test_make_compile_wants_a_model_and_a_target(given: list[str], lacks: str) -> None:
+    done = run(["make", "compile", f"VENV={VENV}", "STRIKEFORGE_WITHOUT_NATIVE=1", *given], ROOT)
+    assert done.returncode != 0
+    assert f"STRIKEFORGE_{lacks}: must be given" in done.stderr
+
+
 @pytest.mark.parametrize("number", ["", "0", "-1", "3.0", "+3", "3 ", "3\n", "٣", "1_0", "9" * 10, "${oc.env:HOME}"])
 def test_only_a_number_is_a_version(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
     monkeypatch.setenv("STRIKEFORGE_VERSION", number)
