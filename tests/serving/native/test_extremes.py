@@ -121,6 +121,17 @@ def test_huge_inputs_give_contexts_or_nan(family: str, isa: str, precision: str)
     assert np.isfinite(context(engine, rows(1)[0])).all()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_one_large_feature_doesnt_take_the_others_bits(isa: str) -> None:
+    """Exact scaling by 128 of a feature, taken back in its weights: int8 answers what it answers without."""
+    net = net_of(F, 18, 2, T)
+    weights, steps = weights_of(net), rows(T)
+    column = np.array([1.0, 128.0, 1.0, 1.0, 1.0], np.float32)
+    scaled = {"lstm.weight_ih_l0": weights["lstm.weight_ih_l0"] / column}
+    usual, large = encoder_of(net, "stateful", "int8", isa), encoder_of(net, "stateful", "int8", isa, **scaled)
+    assert np.array_equal(contexts_of(usual, steps), contexts_of(large, steps * column))
+
+
 def contexts_of(engine: Any, steps: np.ndarray) -> np.ndarray:
     out = np.zeros((len(steps), engine.context_size), np.float32)
     for x, row in zip(steps, out, strict=True):
