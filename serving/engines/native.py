@@ -54,7 +54,11 @@ def open_engine(bundle: Bundle, precision: str = "fp32", isa: str = "") -> Nativ
 
 def numbers_of(model_config: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among a net's sizes; the core names the one it lacks."""
-    return {key: float(value) for key, value in model_config.items() if type(value) in (int, float)}
+    numbers = {key: value for key, value in model_config.items() if type(value) in (int, float)}
+    try:
+        return {key: float(value) for key, value in numbers.items()}
+    except OverflowError as error:
+        raise EngineError(f"manifest.json: model_config: {error}: {numbers!r:.200}") from error
 
 
 class NativeEngine:

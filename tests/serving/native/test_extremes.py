@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from serving.engines.native import numbers_of
 from serving.errors import EngineError
 from tests.serving.native import test_transformer as transformer
 from tests.serving.native.built import PRECISIONS, built_core
@@ -220,6 +221,11 @@ def test_impossible_sizes_are_refused_by_name(name: str, value: float) -> None:
     net = net_of(F, 8, 1, T)
     with pytest.raises(EngineError, match=f"model_config.{name}: expected a whole number from 1 to"):
         CORE.Encoder("pricing_lstm", sizes_of(net) | {name: value}, "w", weights_of(net), "fp32", "window", "")
+
+
+def test_a_number_too_large_for_a_float_is_refused() -> None:
+    with pytest.raises(EngineError, match="model_config: int too large"):
+        numbers_of({"hidden": 10**400})
 
 
 @pytest.mark.parametrize("isa", ISAS)
