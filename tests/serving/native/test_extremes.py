@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from serving.engines.native import numbers_of
 from serving.errors import EngineError
 from tests.serving.native import test_transformer as transformer
 from tests.serving.native.built import PRECISIONS, built_core
@@ -121,6 +122,17 @@ def test_huge_inputs_give_contexts_or_nan(family: str, isa: str, precision: str)
     assert np.isfinite(context(engine, rows(1)[0])).all()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_one_large_feature_doesnt_take_the_others_bits(isa: str) -> None:
+    """Exact scaling by 128 of a feature, taken back in its weights: int8 answers what it answers without."""
+    net = net_of(F, 18, 2, T)
+    weights, steps = weights_of(net), rows(T)
+    column = np.array([1.0, 128.0, 1.0, 1.0, 1.0], np.float32)
+    scaled = {"lstm.weight_ih_l0": weights["lstm.weight_ih_l0"] / column}
+    usual, large = encoder_of(net, "stateful", "int8", isa), encoder_of(net, "stateful", "int8", isa, **scaled)
+    assert np.array_equal(contexts_of(usual, steps), contexts_of(large, steps * column))
+
+
 def contexts_of(engine: Any, steps: np.ndarray) -> np.ndarray:
     out = np.zeros((len(steps), engine.context_size), np.float32)
     for x, row in zip(steps, out, strict=True):
@@ -209,6 +221,11 @@ def test_impossible_sizes_are_refused_by_name(name: str, value: float) -> None:
     net = net_of(F, 8, 1, T)
     with pytest.raises(EngineError, match=f"model_config.{name}: expected a whole number from 1 to"):
         CORE.Encoder("pricing_lstm", sizes_of(net) | {name: value}, "w", weights_of(net), "fp32", "window", "")
+
+
+def test_a_number_too_large_for_a_float_is_refused() -> None:
+    with pytest.raises(EngineError, match="model_config: int too large"):
+        numbers_of({"hidden": 10**400})
 
 
 @pytest.mark.parametrize("isa", ISAS)
