@@ -3,9 +3,10 @@
 What it must refuse is in tests/contract/test_forged.py, what stops it in the middle in test_pull_stops.py.
 """
 
-from __future__ import re
+from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
