@@ -22,7 +22,7 @@ from benchmarks.engines_choice import absent_peers, choose, openvino_setups
 from benchmarks.engines_decomposed import DecomposedStep
 from benchmarks.engines_rows import FLOAT_PEERS, INT8_PEERS, timing_rows
 from benchmarks.engines_runners import StepRunner, WindowRunner, encoder_file
-from benchmarks.engines_steps import largest_error
+from benchmarks.engines_steps import largest_error, native_block
 from benchmarks.engines_targets import TARGETS, verdicts
 from benchmarks.engines_timing import Effort, Timings, idle_waits, interleaved
 from models.pricing import zero_states
@@ -234,6 +234,17 @@ def test_the_tail_without_what_the_machine_adds() -> None:
     assert rows["idle_p99"] == pytest.approx(5.1)
     assert rows["p99_excess"] == pytest.approx(9.0 - 3.0)
     assert idle_waits(1000, 5).min() >= 1000
+
+
+def test_native_calls_and_idle_waits_are_as_many_as_asked_for() -> None:
+    class Core:
+        def time_evaluate(self, rows: Any, advance: bool) -> Any:
+            assert advance
+            return np.concatenate([[9999], np.full(len(rows) - 1, 50)])  # the first call of a chunk is a slow one
+
+    found = native_block(np.zeros((7, 2), np.float32), Core(), 450)
+    assert len(found["native"]) == len(found["idle"]) == 450
+    assert found["native"].max() == 50
 
 
 def test_absent_peers_are_named_and_a_whole_run_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
