@@ -1,7 +1,7 @@
 """The states chaos begins with, and the acts that are disturbed.
 
-In: a `Place`. Out: a prepared place; what an act reported. Tiny real bundles,
-real ONNX Runtime in the parity gate, a real channel with development keys.
+In: a `Place`. Out: a prepared place; what an act reported. Tiny real bundles, each with an engine pack, a real channel
+with development keys.
 Invariants: an act here is the function its command calls; the same name does the same at every place; nothing outside
 the place is written.
 """
@@ -28,11 +28,13 @@ from pipelines.channel.publish import Channel
 from pipelines.errors import FollowUpError
 from pipelines.register import register
 from serving.blobstore import open_store
+from serving.engine_pack import write_pack
 from serving.errors import StoreError
 from tests.tiny_bundle import tiny_bundle
 from tests.tiny_registry import LINEAGE, metrics, tracking_uri
 
 OPERATOR = "operator"
+TARGET = "native_fp32"  # of the packs: hosts take the native engine's unasked
 REASON = "chaos"
 
 
@@ -60,20 +62,24 @@ class _AwayChannel:
 
 
 def add_version(place: Place, seed: int) -> None:
-    """Register another tiny net."""
-    folder = place.folder / "work" / f"bundle-{seed}"
+    """Register another tiny net, and compile it: the engine pack of version `seed` waits to be released with it."""
+    bundle = tiny_bundle(place.folder / "work" / f"bundle-{seed}", seed=seed)
     register(
-        model=MODEL, bundle_dir=tiny_bundle(folder, seed=seed).directory, metrics=metrics(0.01), parity={"iv": 1e-7},
-        lineage=LINEAGE, registry=place.registry, store=place.store, by="trainer",
+        model=MODEL, bundle_dir=bundle.directory, metrics=metrics(0.01), parity={"iv": 1e-7}, lineage=LINEAGE,
+        registry=place.registry, store=place.store, by="trainer",
+    )  # fmt: skip
+    write_pack(
+        place.pack(seed), bundle=bundle, target=TARGET, backend="native", precision="fp32", library="chaos",
+        version="1", files={"golden.npz": bundle.read("golden.npz"), "member-0/weights": bytes([seed]) * 2000},
     )  # fmt: skip
     shutil.rmtree(place.folder / "work")
 
 
 def do_promote(place: Place, version: int, channel: Channel | None = None) -> Any:
-    """As the command does it; integrity and parity are asked."""
+    """As the command does it, with the pack that was compiled; integrity is asked."""
     return promoting.promote(
         model=MODEL, version=version, store=place.store, registry=place.registry, channel=channel or place.channel,
-        gates=(), by=OPERATOR, reason=REASON, approve_by="risk",
+        gates=(), by=OPERATOR, reason=REASON, approve_by="risk", packs=[place.pack(version)],
     )  # fmt: skip
 
 

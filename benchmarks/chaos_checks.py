@@ -4,8 +4,8 @@ In: the place as it was left (twice: one copy is reconciled, in the other the ac
 before and after an undisturbed act. Out: one line for every promise broken.
     a host        sees the old or the new release, whole: one that starts from nothing, and one that had the old release
     reconcile     ends well; then channel, MLflow and ledger agree, and reconciling again changes nothing
-    nothing lost  every event, bundle, report and statement there before is there, byte for byte; what was reported
-                  as done is in the ledger
+    nothing lost  every event, bundle, pack, report and statement there before is there, byte for byte; what was
+                  reported as done is in the ledger
     again         the same act ends well, and the ledger then says what it says after an undisturbed one: not doubled
 Invariant: nothing is repaired here except by the product's own commands.
 """
@@ -26,7 +26,7 @@ from serving.canonical import sha256_hex
 from serving.errors import StrikeforgeError
 from serving.ledger import Ledger
 
-KEPT = ("bundles/", "exams/", "gate-reports/", "provenance/")
+KEPT = ("bundles/", "exams/", "gate-reports/", "provenance/", "packs/")
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,10 @@ def _ended_otherwise(place: Place, after: Facts) -> Iterator[str]:
 
 def _champion(ledger: Ledger) -> Seen | None:
     found = ledger.state().champion
-    return Seen(found.number, found.version, found.bundle) if found else None
+    if found is None:
+        return None
+    packs = ledger.events()[found.seq - 1].details.get("packs", {})
+    return Seen(found.number, found.version, found.bundle, tuple(sorted(packs.items())))
 
 
 def _kept(place: Place) -> dict[str, str]:

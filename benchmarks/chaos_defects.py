@@ -54,6 +54,13 @@ def same_number() -> None:
     ledger.apply_event = reusing
 
 
+def unstored_packs() -> None:
+    """A promotion names engine packs that it never brought into the store."""
+    from pipelines import native_packs
+
+    native_packs.store_pack = lambda store, pack: pack.sha256  # type: ignore[attr-defined]
+
+
 def no_expiry() -> None:
     """A host believes signatures for ever."""
     from tuf.api.metadata import Signed
@@ -93,6 +100,7 @@ DEFECTS: Mapping[str, Callable[[], None]] = {
     "no fsync": no_fsync,
     "reconcile skips the channel": no_channel,
     "rollback uses a release number again": same_number,
+    "engine packs named and not stored": unstored_packs,
     "expiry ignored": no_expiry,
     "signature threshold ignored": any_signature,
 }

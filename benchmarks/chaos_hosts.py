@@ -25,16 +25,17 @@ class Seen:
     release: int
     version: int
     bundle: str
+    packs: tuple[tuple[str, str], ...] = ()  # target and sha256
 
 
 def installed(folder: Path) -> Seen | None:
-    """What a host's folder offers; BundleError or TrustError if it is damaged."""
+    """What a host's folder offers, engine packs too; BundleError or TrustError if any of it is damaged."""
     current = folder / MODEL / CHANNEL / "current"
     if not current.is_symlink():
         return None
     found = read_installed(current.resolve())
-    found.load()
-    return Seen(found.release, found.version, found.bundle)
+    packs = found.load_packs(found.load())
+    return Seen(found.release, found.version, found.bundle, tuple((one.manifest.target, one.sha256) for one in packs))
 
 
 def pull_or_fail(place: Place, folder: Path) -> None:

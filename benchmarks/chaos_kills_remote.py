@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.chaos_clouds import Cloud
 from benchmarks.chaos_kills import Point, spread, told
-from benchmarks.chaos_places import Place
+from benchmarks.chaos_places import PACKS, Place
 from benchmarks.chaos_proxy import Proxy, Trap, mlflow_writes, store_writes
 from benchmarks.chaos_scenes import Scene
 from benchmarks.chaos_seeds import Blobs, blobs_of, seed
@@ -25,7 +25,7 @@ from benchmarks.chaos_worker import ForkServer
 from tests import shared_mlflow
 from tests.tiny_registry import tracking_uri
 
-HOST_FOLDERS = ("keys", "host")
+HOST_FOLDERS = ("keys", "host", PACKS)
 
 
 @dataclass

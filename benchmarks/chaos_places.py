@@ -19,6 +19,7 @@ from pipelines.registry import Registry, lazy_registry
 from serving.blobstore import BlobStore, open_store
 
 MODEL = "tiny"
+PACKS = "packs"
 ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 ARTIFACT_COLUMNS = (
     ("experiments", "artifact_location"),
@@ -30,7 +31,7 @@ ARTIFACT_COLUMNS = (
 
 @dataclass(frozen=True)
 class Place:
-    """One desk: `folder` holds keys/ and host/, and store/ and mlflow.db where those are local."""
+    """One desk: `folder` holds keys/, packs/ and host/, and store/ and mlflow.db where those are local."""
 
     folder: Path
     store_url: str
@@ -52,6 +53,10 @@ class Place:
     @property
     def channel(self) -> Channel:
         return open_channel(signing(self.folder / "keys"), self.store)
+
+    def pack(self, version: int) -> Path:
+        """Where the version's engine pack was compiled."""
+        return self.folder / PACKS / str(version)
 
     @property
     def is_local(self) -> bool:

@@ -27,7 +27,11 @@ from tests import forgeries, forgeries_metadata
 OVERWRITES = "put_if_absent overwrites"
 RACES = 5
 CUTS = 0.1
-IN_ACTS = {"reconcile skips the channel": "promote", "rollback uses a release number again": "rollback"}
+IN_ACTS = {
+    "reconcile skips the channel": "promote",
+    "rollback uses a release number again": "rollback",
+    "engine packs named and not stored": "promote",
+}
 IN_HOSTS = ("expiry ignored", "signature threshold ignored")
 
 
@@ -45,10 +49,7 @@ def run_plants(server: ForkServer, scenes: Mapping[str, Scene], work: Path) -> I
     cuts = run_cuts(server, scenes["promote"], work / "cuts", CUTS, "no fsync")
     yield _judged("no fsync", itertools.chain.from_iterable(point.problems for point in cuts))
     yield _judged(OVERWRITES, _overwriting(work / "races"))
-    for defect, story in (
-        ("reconcile skips the channel", "promote"),
-        ("rollback uses a release number again", "rollback"),
-    ):
+    for defect, story in IN_ACTS.items():
         yield _judged(defect, _planted(server, scenes[story], work / "planted", defect))
     for defect in IN_HOSTS:
         ended = server.call("benchmarks.chaos_plants:accepted_under", defect)

@@ -6,9 +6,10 @@ E width, W band.
 
 On the tick's path are the weights that the open step's input meets: W of every layer (U times the last output is known
 before the tick and computed by `advance`), the pooling's query and the T-1 outputs before (kept as rows of weights, in
-the weights' precision), the projection of the newest output (that of the pooled ones is done ahead, per output); of the
-transformer everything, and its rings of keys and values in fp32. Vectors, biases and scales are left out: a few
-kilobytes.
+the weights' precision), both halves of the projection for the newest output, and the projections of the T-1 outputs
+before, known ahead, in fp32. The projection is bf16 under int8. Of the transformer it is everything, and its rings of
+keys and values in fp32; what meets its input and its output is fp32 too. Vectors, biases and scales are left out: a
+few kilobytes.
 """
 
 from __future__ import annotations
@@ -25,30 +26,30 @@ SIZES_KIB = (24, 256, 1024, 1536, 3072, 6144, 16384)
 PASSES, TRIALS = 20, 15
 
 
-def path_weights(case: Case) -> int:
-    """Weights on the tick's path."""
+def path_weights(case: Case) -> tuple[int, int]:
+    """Weights on the tick's path: those in the net's precision, and those that int8 doesn't reach."""
     size = case.sizes
     if case.family == "pricing_lstm":
         features, hidden, layers = size["step_features"], size["hidden"], size["layers"]
-        return 4 * hidden * (features + (layers - 1) * hidden) + hidden * hidden + hidden * CONTEXT
+        return 4 * hidden * (features + (layers - 1) * hidden) + hidden * hidden, 2 * hidden * CONTEXT
     width, layers = size["width"], size["layers"]
-    return size["step_features"] * width + layers * (3 + 1 + 2 + 2) * width * width + width * CONTEXT
+    return layers * (3 + 1 + 2 + 2) * width * width, size["step_features"] * width + width * CONTEXT
 
 
-def memory_bytes(case: Case, precision: str) -> float:
-    """What is read of earlier steps."""
-    size = case.sizes
+def path_bytes(case: Case, precision: str) -> int:
+    """Read on the tick's path: weights, and what is kept of earlier steps."""
+    size, width = case.sizes, BYTES[precision]
+    reduced, fuller = path_weights(case)
     if case.family == "pricing_lstm":
-        return float((size["window"] - 1) * (size["hidden"] * BYTES[precision] + CONTEXT * 4))
-    return float(size["layers"] * 2 * (size["band"] - 1) * size["width"] * 4)
+        remembered = (size["window"] - 1) * (size["hidden"] * width + CONTEXT * BYTES["fp32"])
+        return reduced * width + fuller * max(width, BYTES["bf16"]) + remembered
+    rings = size["layers"] * 2 * (size["band"] - 1) * size["width"] * BYTES["fp32"]
+    return reduced * width + fuller * BYTES["fp32"] + rings
 
 
-def all_weights(case: Case) -> int:
-    """Weights of the whole step, recurrent ones included: what a library that computes nothing ahead reads."""
-    size = case.sizes
-    if case.family != "pricing_lstm":
-        return path_weights(case)
-    return path_weights(case) + 4 * size["hidden"] ** 2 * size["layers"] + size["hidden"] * CONTEXT
+def recurrent_weights(case: Case) -> int:
+    """U of every layer, which meets nothing that the tick brings."""
+    return 4 * case.sizes["hidden"] ** 2 * case.sizes["layers"] if case.family == "pricing_lstm" else 0
 
 
 def measured_bandwidth() -> dict[int, float]:
@@ -89,9 +90,9 @@ def bandwidth_rows(cases: tuple[Case, ...], bandwidth: dict[int, float]) -> list
     ]
     for case in cases:
         for precision, width in BYTES.items():
-            subject, memory = f"native_{precision}", memory_bytes(case, precision)
-            path = path_weights(case) * width + memory
-            held = all_weights(case) * width + memory  # what passes through the caches from tick to tick
+            subject = f"native_{precision}"
+            path = path_bytes(case, precision)
+            held = path + recurrent_weights(case) * width  # what passes through the caches from tick to tick
             bound = path / bandwidth_at(bandwidth, held) / 1000.0
             for metric, unit, value in (("path_bytes", "bytes", path), ("all_bytes", "bytes", held),
                                         ("lower_bound", "us", bound)):  # fmt: skip

@@ -22,7 +22,7 @@ import torch
 from scipy.special import ndtr
 
 from benchmarks.engines_cases import CONTEXT, CONTRACT_FEATURES, SEED, Floats, make_bundle, make_net
-from benchmarks.engines_choice import TRIAL_CALLS, Subject, choose
+from benchmarks.engines_choice import TRIAL_CALLS, Subject, absent_peers, choose, openvino_setups
 from benchmarks.engines_rows import timing_rows
 from benchmarks.engines_runners import MakeProgram
 from benchmarks.engines_timing import Block, Effort, interleaved, pin, timed_calls
@@ -136,10 +136,14 @@ class PeerChain:
         self._black76 = NumpyBlack76(chain)
         self.values = self._black76.values
 
-    def reprice(self) -> Floats:
-        """Everything once more; the volatilities."""
+    def head(self) -> None:
+        """The volatilities alone."""
         self._context[0] = self._given
         self._program.run()
+
+    def reprice(self) -> Floats:
+        """Everything once more; the volatilities."""
+        self.head()
         volatility = self._program.read("iv")
         self._black76.run(volatility)
         return volatility
@@ -155,9 +159,19 @@ class NativeChain:
         prepared = repricing.Chain.prepare(
             chain.contracts, chain.forward, chain.strike, chain.tau_years, chain.discount, chain.right
         )
-        self._repricer, self._step = repricing.Repricer(engine, prepared), chain.step
+        self._repricer, self._step, self._chain, self._engine = (
+            repricing.Repricer(engine, prepared),
+            chain.step,
+            chain,
+            engine,
+        )
+        self._volatility = np.zeros(len(chain.strike), np.float32)
         self._out = repricing.Repriced.empty(len(chain.strike))
         self.values = self._out.values
+
+    def head(self) -> None:
+        """The volatilities alone, under the context that peers get."""
+        self._engine.head(self._chain.context, self._chain.contracts, self._volatility)
 
     def reprice(self) -> Floats:
         """Everything once more; the volatilities."""
@@ -172,8 +186,11 @@ class NullChain:
     def __init__(self, count: int) -> None:
         self._volatility, self.values = np.zeros(count, np.float32), np.zeros((5, count))
 
-    def reprice(self) -> Floats:
+    def head(self) -> None:
         self._volatility.fill(0.0)
+
+    def reprice(self) -> Floats:
+        self.head()
         self.values.fill(0.0)
         return self._volatility
 
@@ -192,13 +209,13 @@ def price_error(chain: Chain, runner: Any) -> float:
 
 def peer_setups(bundle: Bundle, net: PricingNet, chain: Chain, compiled: bool) -> dict[str, dict[str, MakeProgram]]:
     """All set-ups of all peers' heads."""
-    from benchmarks import engines_openvino, engines_ort, engines_torch
+    from benchmarks import engines_ort, engines_torch
 
     raw = bundle.read(bundle.manifest.members[0].files["head"].name)
     seen = [{"context": chain.context[np.newaxis], "contracts": chain.contracts}]
     (part,) = (part for part in net.parts() if part.role == "head")
     return {
-        **engines_ort.setups(raw), **engines_openvino.setups(raw, seen), **engines_torch.setups(part.module, compiled)
+        **engines_ort.setups(raw), **openvino_setups(raw, seen), **engines_torch.setups(part.module, compiled)
     }  # fmt: skip
 
 
@@ -207,9 +224,12 @@ def _reprice(runner: Any) -> None:
 
 
 def block_of(subject: Subject) -> Block:
-    """`count` times the whole chain."""
+    """`count` times the whole chain, then `count` times the head alone."""
     reprice: Callable[[], Floats] = subject.runner.reprice
-    return lambda count: {"evaluate": timed_calls(lambda _: reprice(), count)}
+    head: Callable[[], None] = subject.runner.head
+    return lambda count: {
+        "evaluate": timed_calls(lambda _: reprice(), count), "head": timed_calls(lambda _: head(), count)
+    }  # fmt: skip
 
 
 def run_chain(
@@ -229,6 +249,7 @@ def run_chain(
             subjects[f"native_{precision}"] = Subject(runner, runner.setup, volatility_error(chain, runner))
     else:
         notes.append(f"{CASE}: no native rows: {reason}")
+    notes += absent_peers(CASE)
     for name, setups in peer_setups(bundle, net, chain, compiled).items():
         makes = {setup: functools.partial(PeerChain, bundle, chain, make) for setup, make in setups.items()}
         chosen = choose(CASE, name, makes, functools.partial(volatility_error, chain), _reprice, LARGEST_ERROR,

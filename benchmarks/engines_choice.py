@@ -5,14 +5,17 @@ In: ways of making a runner, a judge (its largest error), one call to time. Out:
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-TRIAL_CALLS = 300
+TRIAL_CALLS, TRIAL_SECONDS = 300, 0.5  # a trial ends with whichever comes first, but not before ten calls
+OPTIONAL_PEERS = ("openvino",)  # the others are installed with what trains and exports
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,20 @@ class Subject:
     runner: Any
     setup: str
     error: float
+
+
+def absent_peers(case: str) -> list[str]:
+    """A note for each peer that isn't installed."""
+    return [f"{case}: no rows of {name}: it isn't installed (`make bench-engines` installs it)"
+            for name in OPTIONAL_PEERS if importlib.util.find_spec(name) is None]  # fmt: skip
+
+
+def openvino_setups(raw: bytes, seen: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`engines_openvino.setups`, or none where OpenVINO isn't installed (`absent_peers` says so)."""
+    if importlib.util.find_spec("openvino") is None:
+        return {}
+    found: dict[str, dict[str, Any]] = importlib.import_module("benchmarks.engines_openvino").setups(raw, seen)
+    return found
 
 
 def choose(
@@ -48,8 +65,8 @@ def choose(
 
 
 def _median(call: Callable[[Any], object], runner: Any, calls: int) -> float:
-    taken = []
-    for _ in range(max(calls, 3)):
+    taken: list[int] = []
+    while len(taken) < 10 or (len(taken) < calls and sum(taken) < TRIAL_SECONDS * 1e9):
         begin = time.perf_counter_ns()
         call(runner)
         taken.append(time.perf_counter_ns() - begin)

@@ -10,33 +10,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engines_targets import TARGETS, verdicts
+
 BEGIN, END = "<!-- bench-engines: begin -->", "<!-- bench-engines: end -->"
 PAGE = Path(__file__).parents[1] / "docs" / "engines.md"
 
 Row = Mapping[str, Any]
 
-TARGETS = {
-    "lstm_small_step": "<= 2.5 us, >= 8x the best peer; p99 within 3x of p50",
-    "lstm_mid_step": "<= 5 us (int8), >= 7x the best peer; p99 within 3x of p50",
-    "lstm_production_step": "<= 25 us (int8), >= 12x the best fp32/bf16 peer, >= 4.5x the best int8 peer",
-    "stac_lstm_a_window": "p99 of the native call < 4.7 us, any precision",
-    "stac_lstm_b_window": "p99 of the native call < 10 us, any precision",
-    "transformer_step": ">= 5x the best peer",
-    "chain_5000": "<= 1 ms; >= 3x in fp32, >= 8x in bf16 or int8",
-}
-COLUMNS = ("p50", "p99", "max", "python_p50", "python_p99", "advance_p50", "error", "lower_bound")
+COLUMNS = (
+    "p50", "p99", "max", "p99_excess", "idle_p99", "python_p50", "python_p99", "advance_p50", "whole_p50", "head_p50",
+    "error", "lower_bound",
+)  # fmt: skip
 
 
 def tables(rows: Sequence[Row]) -> str:
     """Markdown of all cases."""
     stamp = next(iter(rows), {})
-    parts = [f"{stamp.get('machine', '')}; {stamp.get('date', '')}. Times in us, one thread, one core."]
+    measured = "Times in us, one thread, one core; p99: the median of the repeats (the worst)."
+    parts = [f"{stamp.get('machine', '')}; {stamp.get('date', '')}. {measured}"]
+    judged = [[one.target.case, one.target.what, f"{'<=' if one.target.at_most else '>='} {one.target.limit:g}",
+               f"{one.found:,.3g}", "yes" if one.reached else "**no**"] for one in verdicts(rows)]  # fmt: skip
+    if judged:
+        parts.append(_table(("case", "what", "to reach", "found", "reached"), judged))
+    cases = {target.case for target in TARGETS}
     for case in dict.fromkeys(str(row["case"]) for row in rows):
         of_case = [row for row in rows if row["case"] == case]
-        if case in TARGETS and all(row["subject"] != "null" for row in of_case):
+        if case in cases and all(row["subject"] != "null" for row in of_case):
             continue  # not timed in this run
-        if case in TARGETS:
-            parts += [f"### {case}", f"To reach: {TARGETS[case]}.", _case_table(of_case)]
+        if case in cases:
+            parts += [f"### {case}", _case_table(of_case)]
             ratios = [row for row in of_case if row["unit"] == "ratio" and row["metric"] == "p50"]
             if ratios:
                 parts.append(_table(("of", "against", "best of", "p50 ratio", "lowest", "highest"), [
@@ -58,12 +60,26 @@ def _case_table(rows: Sequence[Row]) -> str:
         values = {row["metric"]: row for row in shown if row["subject"] == subject}
         setup = next((str(row["setup"]) for row in values.values() if row.get("setup")), "")
         if subject == "null" or any(name in values for name in ("p50", "error")):
-            cells = [_cell(name, values[name]["value"]) if name in values else "" for name in columns]
+            cells = ["" if name not in values else _bound(values) if name == "lower_bound" else
+                     _cell(name, values[name]) for name in columns]  # fmt: skip
             lines.append([subject, *cells, setup])
     return _table(("subject", *columns, "set-up"), lines)
 
 
-def _cell(metric: str, value: float) -> str:
+def _cell(metric: str, row: Row) -> str:
+    """The value; of a p99 also the highest of the repeats."""
+    worst = f" (<= {_number(metric, row['highest'])})" if metric in ("p99", "python_p99") else ""
+    return f"{_number(metric, row['value'])}{worst}"
+
+
+def _bound(values: Mapping[str, Row]) -> str:
+    """The bound, and how many times as long the median call takes."""
+    bound = values["lower_bound"]["value"]
+    times = f" (p50 is {values['p50']['value'] / bound:.1f}x)" if "p50" in values else ""
+    return f"{_number('lower_bound', bound)}{times}"
+
+
+def _number(metric: str, value: float) -> str:
     return f"{value:.1e}" if metric == "error" else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 

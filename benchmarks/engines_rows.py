@@ -37,10 +37,16 @@ def timing_rows(
         rows.append(_row(case, subject, "max", "us", max(found.percentiles(headline, 100.0)), setup=setup))
         if native_call:
             rows += _percentile_rows(case, subject, found, "evaluate", "python_", setup)
-        if "advance" in found.repeats:
-            rows.append(
-                _spread_row(case, subject, "advance_p50", "us", found.percentiles("advance", 50.0), setup=setup)
-            )
+        if "idle" in found.repeats:
+            rows += _idle_rows(case, subject, found, setup)
+        for name in ("advance", "head"):
+            if name in found.repeats:
+                values = found.percentiles(name, 50.0)
+                rows.append(_spread_row(case, subject, f"{name}_p50", "us", values, setup=setup))
+        if subject in OURS and "advance" in found.repeats and "native" not in found.repeats:
+            both = (found.percentiles(name, 50.0) for name in ("evaluate", "advance"))
+            rows.append(_spread_row(case, subject, "whole_p50", "us", [sum(pair) for pair in zip(*both, strict=True)],
+                                    setup=setup))  # fmt: skip
         if subject != "null":
             rows.append(_row(case, subject, "error", "absolute", error, setup=setup, of_what=error_of, spread=spread))
     return rows + ratio_rows(case, timings)
@@ -85,6 +91,14 @@ def _percentile_rows(case: str, subject: str, found: Timings, name: str, prefix:
         values, calls = found.percentiles(name, percent), found.calls(name)
         rows.append(_spread_row(case, subject, f"{prefix}{metric}", "us", values, calls=calls, setup=setup))
     return rows
+
+
+def _idle_rows(case: str, subject: str, found: Timings, setup: str) -> list[Row]:
+    """What the machine did to idle waits as long as the calls, and the p99 less what it added to theirs."""
+    calls, medians, tails = (found.percentiles(*which) for which in (("native", 99.0), ("idle", 50.0), ("idle", 99.0)))
+    excess = [call - (tail - median) for call, median, tail in zip(calls, medians, tails, strict=True)]
+    return [_spread_row(case, subject, "idle_p99", "us", tails, setup=setup),
+            _spread_row(case, subject, "p99_excess", "us", excess, setup=setup)]  # fmt: skip
 
 
 def _spread_row(case: str, subject: str, metric: str, unit: str, values: Sequence[float], **more: Any) -> Row:

@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engines_cases import CALIBRATION_STEPS, Built, Case, build_case
-from benchmarks.engines_choice import TRIAL_CALLS, Subject, choose
+from benchmarks.engines_cases import CALIBRATION_STEPS, Built, Case, Floats, build_case
+from benchmarks.engines_choice import TRIAL_CALLS, Subject, absent_peers, choose, openvino_setups
 from benchmarks.engines_rows import timing_rows
 from benchmarks.engines_runners import MakeProgram, Runner, calibration, encoder, encoder_file
-from benchmarks.engines_timing import Block, Effort, Nanoseconds, interleaved, pin
+from benchmarks.engines_timing import Block, Effort, Nanoseconds, idle_waits, interleaved, pin
 from models.pricing_lstm import PricingLSTM
 from serving import native
 from serving.engine import open_engine
 
 PRECISIONS = ("fp32", "bf16", "int8")
+CHUNK = 200
+TIMED_STEPS = 64  # few, since a host's features are fresh in the cache: a megabyte of them would push weights out
+WARM_UP = {"stateful": 200, "window": 50}  # rounds, twice; a window's advance is T-1 steps
 LOWER_ISAS = ("avx2", "avx512")
 
 
@@ -58,7 +61,7 @@ def native_subjects(built: Built, every_isa: bool) -> Iterator[tuple[str, Subjec
 
 def peer_setups(built: Built, compiled: bool) -> dict[str, dict[str, MakeProgram]]:
     """All set-ups of all peers, by subject and description."""
-    from benchmarks import engines_openvino, engines_ort, engines_torch
+    from benchmarks import engines_ort, engines_torch
 
     file = encoder_file(built.bundle)
     raw = built.bundle.read(file.name)
@@ -73,7 +76,7 @@ def peer_setups(built: Built, compiled: bool) -> dict[str, dict[str, MakeProgram
         graphs[", gates as matrix products"] = export_decomposed(built.net)
     found: dict[str, dict[str, MakeProgram]] = {}
     for graph, content in graphs.items():
-        for subject, setups in {**engines_ort.setups(content), **engines_openvino.setups(content, seen)}.items():
+        for subject, setups in {**engines_ort.setups(content), **openvino_setups(content, seen)}.items():
             found.setdefault(subject, {}).update({f"{name}{graph}": make for name, make in setups.items()})
     (part,) = (part for part in built.net.parts() if part.role == ("step" if stateful else "window"))
     return {**found, **engines_torch.setups(part.module, compiled)}
@@ -82,9 +85,10 @@ def peer_setups(built: Built, compiled: bool) -> dict[str, dict[str, MakeProgram
 def block_of(built: Built, subject: Subject) -> Block:
     """Evaluates, and an advance after every `ticks_per_step` of them, each timed by itself.
 
-    In `window` semantics the native engine's own timer runs as well: the call without the way from Python and back.
+    In `window` semantics, of the native engine also the call in the core's own timer, without the way from Python and
+    back, and what the machine does meanwhile to a loop that computes nothing (`idle`).
     """
-    steps, every = list(built.steps), built.case.ticks_per_step
+    steps, every = list(built.steps[:TIMED_STEPS]), built.case.ticks_per_step
     out = np.zeros(built.expected.shape[1], np.float32)
     evaluate, advance, clock = subject.runner.evaluate, subject.runner.advance, time.perf_counter_ns
     core = getattr(subject.runner, "core", None) if built.case.semantics == "window" else None
@@ -101,11 +105,22 @@ def block_of(built: Built, subject: Subject) -> Block:
                 advance(x)
                 advanced[number // every] = clock() - begin
         found = {"evaluate": evaluated, "advance": advanced}
-        if core is not None:
-            found["native"] = np.asarray(core.time_evaluate(built.steps[np.arange(calls) % len(steps)], True))
-        return found
+        return found if core is None else {**found, **native_block(built.steps[:TIMED_STEPS], core, calls)}
 
     return block
+
+
+def native_block(steps: Floats, core: Any, calls: int) -> Mapping[str, Nanoseconds]:
+    """The core's own timer around each evaluate, an advance after each; after every chunk as many idle waits, each as
+    long as the chunk's median call. One more call begins each chunk and isn't counted: it finds what Python did in
+    between in the caches, which no loop of a host does.
+    """
+    native, idle = [], []
+    for begin in range(0, calls, CHUNK):
+        rows = np.arange(begin, min(begin + CHUNK, calls) + 1) % len(steps)
+        native.append(np.asarray(core.time_evaluate(steps[rows], True))[1:])
+        idle.append(idle_waits(int(np.median(native[-1])), len(native[-1])))
+    return {"native": np.concatenate(native), "idle": np.concatenate(idle)}
 
 
 def run_case(
@@ -119,9 +134,11 @@ def run_case(
     subjects: dict[str, Subject] = {}
     reason = native.why_unavailable()
     if reason is None:
-        subjects.update(native_subjects(built, every_isa))
+        # Lower sets are left out of window cases, whose advance takes milliseconds.
+        subjects.update(native_subjects(built, every_isa and case.semantics == "stateful"))
     else:
         notes.append(f"{case.name}: no native rows: {reason}")
+    notes += absent_peers(case.name)
     out = np.zeros(built.expected.shape[1], np.float32)
     for name, setups in peer_setups(built, compiled).items():
         makes = {setup: (lambda make=make: encoder(built.bundle, make)) for setup, make in setups.items()}
@@ -131,6 +148,7 @@ def run_case(
         if chosen is not None:
             subjects[name] = chosen
     subjects["null"] = Subject(open_engine(built.bundle, "null"), "no work", 0.0)
-    timings = interleaved({name: block_of(built, subject) for name, subject in subjects.items()}, effort)
+    timings = interleaved({name: block_of(built, subject) for name, subject in subjects.items()}, effort,
+                          WARM_UP[case.semantics])  # fmt: skip
     about = {name: (one.setup, one.error) for name, one in subjects.items()}
     return timing_rows(case.name, timings, about, native_call=case.semantics == "window", spread=varies), notes

@@ -25,6 +25,7 @@ Block = Callable[[int], Mapping[str, Nanoseconds]]  # number of calls -> nanosec
 MICROSECOND = 1000.0
 FAST_MICROSECONDS, FAST_CALLS = 100.0, 20_000  # what takes less is called that often
 FEWEST_CALLS = 200  # of a block, however slow the subject
+LONGEST_SECONDS = 12.0  # of a block, however fast its calls, if what lies between them takes long
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,15 @@ class Effort:
     """How long to time: `calls` and `seconds` bound one block, `repeats` blocks per subject."""
 
     calls: int = FAST_CALLS
-    seconds: float = 1.0
+    seconds: float = 0.4
     repeats: int = 5
 
     def calls_of(self, microseconds_per_call: float, microseconds_of_a_round: float) -> int:
         """Calls of a block whose calls take so long, and so long with what comes between them."""
-        affordable = int(self.seconds * 1e6 / max(microseconds_of_a_round, 1e-3))
+        rounds_per_second = 1e6 / max(microseconds_of_a_round, 1e-3)
         enough = -(-FAST_CALLS // self.repeats) if microseconds_per_call < FAST_MICROSECONDS else FEWEST_CALLS
-        return min(self.calls, max(affordable, enough))
+        enough = min(enough, max(int(LONGEST_SECONDS * rounds_per_second), FEWEST_CALLS))
+        return min(self.calls, max(int(self.seconds * rounds_per_second), enough))
 
 
 @dataclass
@@ -74,6 +76,17 @@ def timed_calls(call: Callable[[int], object], count: int) -> Nanoseconds:
         begin = clock()
         call(number)
         found[number] = clock() - begin
+    return found
+
+
+def idle_waits(nanoseconds: int, count: int) -> Nanoseconds:
+    """What `count` loops take that only read the clock until `nanoseconds` have passed."""
+    clock, found = time.perf_counter_ns, np.zeros(count, np.int64)
+    for number in range(count):
+        begin = now = clock()
+        while now - begin < nanoseconds:
+            now = clock()
+        found[number] = now - begin
     return found
 
 

@@ -21,16 +21,19 @@ import argparse
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import mpmath  # type: ignore[import-untyped]
 import numpy as np
 
+from benchmarks.engines_timing import pin
 from benchmarks.options_peers import Array, Subject, peers
-from benchmarks.results import write_results
+from benchmarks.results import FOLDER, write_results
 from serving import black76, native
-from serving.errors import EngineError, run_command
+from serving.errors import EngineError, StrikeforgeError, run_command
 
 COUNT = 5000
 CHECKED = 300
@@ -204,18 +207,32 @@ def main(arguments: Sequence[str]) -> int:
     """Measure all of it and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args(arguments).rounds
+    parser.add_argument("--results", type=Path, default=FOLDER, help="where options.jsonl and options.md go")
+    options = parser.parse_args(arguments)
+    rounds, folder = options.rounds, options.results
+    pin()
     others, absent = peers()
     subjects = [*native_subjects(), *others]
     columns = chain()
     prices = black76.price(*columns)
-    rows = rows_of("greeks", "black76_greeks", subjects, columns, rounds)
     forward, strike, tau, _, discount, right = columns
     quotes = np.array([prices, forward, strike, tau, discount, right])
-    rows += rows_of("implied", "implied_vol", subjects, quotes, rounds)
-    note = f"`native` is {black76.implementation()}. One thread, {COUNT} options a call. " + " ".join(absent)
-    for path in write_results("options", rows, note=note.strip()):
-        sys.stdout.write(f"{path}\n")
+    note = f"`native` is {black76.implementation()}. One thread, pinned, {COUNT} options a call. " + " ".join(absent)
+    rows: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for case, name, given in (("greeks", "black76_greeks", columns), ("implied", "implied_vol", quotes)):
+        try:
+            rows += rows_of(case, name, subjects, given, rounds)
+        except Exception:  # noqa: BLE001 - a peer may fail in any way; the other case is written all the same
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        written = write_results("options", rows, note=note.strip(), folder=folder)
+    if rows:
+        for path in written:
+            sys.stdout.write(f"{path}\n")
+    if failed:
+        raise StrikeforgeError(f"failed, their errors are above: {', '.join(failed)}")
     return 0
 
 

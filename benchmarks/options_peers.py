@@ -190,7 +190,7 @@ def peers() -> tuple[list[Subject], list[str]]:
     for module, make in (("numba", _numba), ("vollib", _vollib), ("QuantLib", _quantlib),
                          ("py_lets_be_rational", _lets_be_rational)):  # fmt: skip
         if importlib.util.find_spec(module) is None:
-            absent.append(f"{module} isn't installed (extra dev), so it has no rows.")
+            absent.append(f"{module} isn't installed (extra bench), so it has no rows.")
         else:
             found.append(make())
     return found, absent

@@ -7,7 +7,7 @@ A native pack `native_<precision>` holds the golden answers of that precision, s
 parity gate, the others by the precision gate; what wasn't admitted has no pack.
 Invariants: packs follow from the bundle, the report and the engine's answers, so promoting again with the same report
 makes the same packs; they are stored before the event that names them; a compiled pack of another bundle, damaged, or
-for a target that is there already, is refused by name.
+for a target that is there already, is refused by name. A renewal keeps the compiled packs of the release it renews.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipelines.gate_context import GateOutcome
 from serving.blobstore import BlobStore
 from serving.bundle import Bundle
 from serving.engine import FP32, open_engine
-from serving.engine_pack import MAX_PACKS, EnginePack, PackParity, load_pack, store_pack, write_pack
+from serving.engine_pack import MAX_PACKS, EnginePack, PackParity, fetch_pack, load_pack, store_pack, write_pack
 from serving.errors import ConfigError, EngineError
 from serving.golden import GOLDEN, golden_answers
 from serving.machine import library_version
@@ -111,6 +111,24 @@ def compiled_packs(bundle: Bundle, folders: Sequence[Path]) -> list[EnginePack]:
     return [load_pack(folder, bundle=bundle) for folder in folders]
 
 
+def kept_packs(
+    store: BlobStore, bundle: Bundle, released: Mapping[str, str], anew: Sequence[EnginePack], folder: Path
+) -> dict[str, str]:
+    """The compiled packs that a renewal keeps: of the release it renews, whose targets aren't among those `anew`.
+
+    Those of the native engine are made anew by every promotion. BundleError for one the store lacks or holds otherwise.
+    """
+    mine = {pack.manifest.target for pack in anew}
+    kept = {}
+    for target, sha256 in released.items():
+        if target in mine:
+            continue
+        pack = fetch_pack(store, sha256, folder, bundle=bundle, target=target)
+        if pack.manifest.backend != NATIVE:
+            kept[target] = sha256
+    return kept
+
+
 def by_target(packs: Sequence[EnginePack]) -> dict[str, EnginePack]:
     """Packs by target; ConfigError where two are for the same."""
     found: dict[str, EnginePack] = {}
@@ -125,12 +143,21 @@ def by_target(packs: Sequence[EnginePack]) -> dict[str, EnginePack]:
 
 
 def store_packs(
-    store: BlobStore, bundle: Bundle, report: Mapping[str, Any], compiled: Sequence[EnginePack]
-) -> dict[str, str]:
-    """Make the native packs, bring all packs into the store, and name them; `compiled` are verified already."""
+    store: BlobStore, bundle: Bundle, report: Mapping[str, Any], compiled: Sequence[EnginePack],
+    kept: Mapping[str, str],
+) -> dict[str, str]:  # fmt: skip
+    """Make the native packs, bring all packs into the store, and name them and the `kept` ones, which are there.
+
+    `compiled` are verified already.
+    """
     with tempfile.TemporaryDirectory(prefix="packs-") as folder:
         packs = by_target([*make_native_packs(bundle, report, Path(folder)), *compiled])
-        return {target: store_pack(store, packs[target]) for target in sorted(packs)}
+        if len(kept.keys() | packs.keys()) > MAX_PACKS:
+            raise ConfigError(
+                [f"packs: {len(kept.keys() | packs.keys())} targets with those kept, at most {MAX_PACKS}"]
+            )
+        named = {**kept, **{target: store_pack(store, pack) for target, pack in packs.items()}}
+        return dict(sorted(named.items()))
 
 
 def not_admitted(outcomes: Sequence[GateOutcome]) -> list[str]:

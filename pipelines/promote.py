@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from pipelines.config import Operation
 from pipelines.gate_report import html_key, store_report
 from pipelines.gates import Gate, GateOutcome, load_gates, run_gates
-from pipelines.native_packs import by_target, compiled_packs, not_admitted, store_packs
+from pipelines.native_packs import by_target, compiled_packs, kept_packs, not_admitted, store_packs
 from pipelines.provenance import store_provenance
 from pipelines.reconcile import reconcile
 from pipelines.registry import Registry
@@ -75,8 +75,9 @@ def promote(
 
     `packs` are folders of engine packs that were compiled of this version's bundle; they are released with it, beside
     those of the native engine (pipelines/native_packs.py). Promoting the champion changes nothing but what a crash left
-    behind, unless `renew` asks for a new release of it, through the gates again, with a lifetime of its own. A dry run
-    writes nothing at all. FollowUpError if the decision stands, but the channel or MLflow couldn't follow.
+    behind, unless `renew` asks for a new release of it, through the gates again, with a lifetime of its own and
+    the compiled packs it had, but for the targets of `packs`. A dry run writes nothing at all. FollowUpError if the
+    decision stands, but the channel or MLflow couldn't follow.
     """
     ledger = Ledger(store, model)
     events = ledger.events()
@@ -98,7 +99,10 @@ def promote(
 
     channel.ready(model)
     with tempfile.TemporaryDirectory(prefix="promote-") as folder:
-        compiled = compiled_packs(fetch_bundle(store, candidate.bundle, Path(folder)), packs) if packs else []
+        released = events[renewed.seq - 1].details.get("packs", {}) if renewed else {}
+        bundle = fetch_bundle(store, candidate.bundle, Path(folder)) if packs or released else None
+        compiled = compiled_packs(bundle, packs) if bundle else []
+        kept = kept_packs(store, bundle, released, compiled, Path(folder) / "kept") if bundle else {}
     by_target(compiled)
     gated = run_gates(state, version, store, gates, by=by, approve_by=approve_by)
     failing = [outcome for outcome in gated.outcomes if not outcome.passed]
@@ -125,7 +129,7 @@ def promote(
         )
     with tempfile.TemporaryDirectory(prefix="promote-") as folder:
         bundle = fetch_bundle(store, candidate.bundle, Path(folder))
-        named = store_packs(store, bundle, parse_canonical(gated.report), compiled)
+        named = store_packs(store, bundle, parse_canonical(gated.report), compiled, kept)
     details = {
         "gate_report": gated.sha256,
         "provenance": store_provenance(store, state, version, gate_report=gated.sha256),

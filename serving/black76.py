@@ -68,11 +68,10 @@ def implementation() -> str:
 
 def _flat(shape: tuple[int, ...], value: npt.NDArray[np.float64]) -> Array:
     """`value` in one dimension: one number that stands for all, or one for each place of `shape`."""
-    if value.size == 1:
-        return value.reshape(1)
-    if value.shape != shape:
+    if value.size != 1 and value.shape != shape:
         value = np.broadcast_to(value, shape)
-    return np.ascontiguousarray(value).reshape(-1)
+    flat = np.ascontiguousarray(value).reshape(-1)
+    return flat if flat.flags.aligned else flat.copy()
 
 
 def _spread(*values: npt.ArrayLike) -> tuple[tuple[int, ...], int, list[Array]]:
@@ -137,12 +136,13 @@ def value_into(
 ) -> None:
     """Write what is wanted of price and Greeks into the caller's arrays: the hot path's form.
 
-    All arrays are float64, contiguous, in one dimension; outputs of one length, inputs of that length or of one element
-    that stands for all. Where the native core runs, no array is made. Raises ValueError, naming the array.
+    All arrays are float64, contiguous, aligned, in one dimension; outputs of one length, inputs of that length or of
+    one element that stands for all. An output may be an input's own array, but may not overlap one otherwise. Where the
+    native core runs, no array is made. Raises ValueError, naming the array.
     """
     inputs = (forward, strike, tau, volatility, discount, right)
     outputs = (price, delta, gamma, vega, theta, rho, vanna, volga)
-    count = next((len(array) for array in outputs if array is not None), 0)
+    count = next((array.size for array in outputs if isinstance(array, np.ndarray)), 0)
     core = _core()
     if core is None:
         _check(count, inputs, outputs)
@@ -164,13 +164,16 @@ def _check(count: int, inputs: Sequence[Array], outputs: Sequence[Array | None])
     """Raise ValueError where `value_into` can't take these arrays."""
     if all(array is None for array in outputs):
         raise ValueError(f"value_into: no output is wanted; name at least one of {', '.join(OUTPUTS)}")
-    for name, array in zip(INPUTS + OUTPUTS, (*inputs, *outputs), strict=True):
-        if array is None:
-            continue
+    named = [(name, one) for name, one in zip(INPUTS + OUTPUTS, (*inputs, *outputs), strict=True) if one is not None]
+    for name, array in named:
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"value_into: {name}: expected a NumPy array, found {type(array).__name__}")
+    for name, array in named:
         lengths = (1, count) if name in INPUTS else (count,)
-        fine = array.dtype == np.float64 and array.ndim == 1 and array.flags.c_contiguous and len(array) in lengths
-        if not fine or (name in OUTPUTS and not array.flags.writeable):
+        fine = array.dtype == np.float64 and array.ndim == 1 and array.flags.c_contiguous and array.size in lengths
+        if not fine or not array.flags.aligned or (name in OUTPUTS and not array.flags.writeable):
             flags = [word for word, off in (("not contiguous", not array.flags.c_contiguous),
+                                            ("not aligned", not array.flags.aligned),
                                             ("not writeable", not array.flags.writeable)) if off]  # fmt: skip
             raise ValueError(
                 f"value_into: {name}: expected contiguous float64 of shape "

@@ -12,8 +12,8 @@ refuses, by name, what differs, what is unknown, and a pack of another bundle or
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,7 +264,7 @@ def _texts(values: Any) -> bool:
 
 
 def _is_figure(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max  # type: ignore[operator]
 
 
 def _is_parity(value: object) -> bool:

@@ -22,7 +22,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -218,6 +218,16 @@ class Place:
             self._throw_away(target)
         self.staging.rename(target)
         sync_folder(self.releases)
+
+    def add_packs(self, name: str, targets: Sequence[str]) -> None:
+        """Staged engine packs move into an installed release, each whole by one rename; all else in it stays."""
+        packs = self.releases / name / PACKS
+        packs.mkdir(exist_ok=True)
+        for target in targets:
+            (self.staging / PACKS / target).rename(packs / target)
+        sync_folder(packs)
+        sync_folder(packs.parent)
+        remove(self.staging)
 
     def switch(self, name: str) -> None:
         """`current` names another release from now on, in one rename."""

@@ -8,8 +8,8 @@ those name the bundle, not the other way round.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -236,7 +236,7 @@ def _parse_tolerances(value: object) -> dict[str, float]:
     _require(isinstance(value, dict), "tolerances", value)
     assert isinstance(value, dict)
     for name, tolerance in value.items():
-        fine = type(tolerance) in (int, float) and math.isfinite(tolerance) and tolerance >= 0
+        fine = type(tolerance) in (int, float) and 0 <= tolerance <= sys.float_info.max
         _require(fine, f"tolerances.{name}", tolerance)
     return dict(value)
 

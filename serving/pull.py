@@ -2,7 +2,7 @@
 
 Data in: a store, the root file to trust. Data out: a release under DIR (serving/installed.py) and `current` naming it.
 Order: signed metadata, release file, provenance, gate report, manifest, the bundle's other files, the engine packs of
-the targets asked for (`pack.json` of each, then its files); then all of it is put
+the targets asked for (serving/pull_files.py); then all of it is put
 together privately, verified once more from disk, synced, renamed, and `current` replaced. Invariants: nothing is used
 that the channel's signatures don't cover by length and sha256; the installed release number never goes down and never
 changes its content; whatever is refused, and wherever the process is killed, what was current stays current and whole.
@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.blobstore import BlobStore
-from serving.bundle import bundle_key, load_bundle
-from serving.canonical import canonical_json, sha256_hex
+from serving.bundle import Bundle, load_bundle
+from serving.canonical import canonical_json
 from serving.disk import sync_folder
-from serving.downloads import Content, fetch
-from serving.engine_pack import MAX_PACK_JSON_BYTES, PACK, load_pack, packed_key
-from serving.errors import BlobMissingError, BundleError, StoreError, TrustError
+from serving.downloads import fetch
+from serving.engine_pack import load_pack
+from serving.errors import BundleError, StoreError, TrustError
 from serving.installed import (
     BUNDLE,
     PACKS,
@@ -42,33 +42,14 @@ from serving.installed import (
     remove,
 )
 from serving.ledger import Ledger, fold
-from serving.manifest import MANIFEST, MAX_FILE_BYTES, MAX_MANIFEST_BYTES
-from serving.pull_checks import (
-    NATIVE_TARGETS,
-    check_statement,
-    chosen_packs,
-    manifest_of_release,
-    pack_of_release,
-)
-from serving.release import (
-    MAX_RELEASE_BYTES,
-    MAX_REPORT_BYTES,
-    MAX_STATEMENT_BYTES,
-    ReleaseFile,
-    content_target,
-    parse_release,
-    provenance_key,
-    release_target,
-    report_key,
-)
+from serving.pull_checks import NATIVE_TARGETS, chosen_packs
+from serving.pull_files import Files, signed_files, signed_packs, unsigned_files, unsigned_packs
+from serving.release import MAX_RELEASE_BYTES, ReleaseFile, parse_release, release_target
 from serving.released import existing_store, write_lines
-from serving.trust import SignedChannel, is_signed, signed_channel
+from serving.trust import is_signed, signed_channel
 
-PROVENANCE_JSON, GATE_REPORT_JSON = "provenance.json", "gate-report.json"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNSIGNED_WARNING = "WARNING: {store} is unsigned: nothing vouches for what is pulled. For development only.\n"
-
-Files = dict[str, Path | bytes]
 
 
 @dataclass(frozen=True)
@@ -147,9 +128,12 @@ def pull(
             packs = chosen_packs(release.packs, targets)
 
             def files() -> Files:
-                return _signed_files(store, signed, release, packs, place) | {RELEASE_JSON: raw}
+                return signed_files(store, signed, release, packs, place) | {RELEASE_JSON: raw}
 
-            return _finish(place, release.release, release.bundle, raw, packs, files, keep)
+            def more(lacking: Mapping[str, str]) -> Files:
+                return signed_packs(store, signed, release, lacking, place)
+
+            return _finish(place, release.release, release.bundle, raw, packs, files, more, keep)
 
 
 def pull_unsigned(
@@ -187,9 +171,12 @@ def pull_unsigned(
         packs = chosen_packs(decided.get("packs", {}), targets)
 
         def files() -> Files:
-            return _unsigned_files(store, version.bundle, packs, place) | {UNSIGNED_JSON: raw}
+            return unsigned_files(store, version.bundle, packs, place) | {UNSIGNED_JSON: raw}
 
-        return _finish(place, champion.number, version.bundle, raw, packs, files, keep)
+        def more(lacking: Mapping[str, str]) -> Files:
+            return unsigned_packs(store, version.bundle, lacking, place)
+
+        return _finish(place, champion.number, version.bundle, raw, packs, files, more, keep)
 
 
 def _check_release(release: ReleaseFile, custom: object, place: Place) -> None:
@@ -228,121 +215,62 @@ def _check_installed(place: Place, number: int, raw: bytes, *, signed: bool) -> 
             )
 
 
-def _signed_files(
-    store: BlobStore, signed: SignedChannel, release: ReleaseFile, packs: Mapping[str, str], place: Place
-) -> Files:
-    """Everything a signed release names, on disk and verified; cheap checks come before large downloads."""
-    model = release.model
-
-    def named(key: str, sha256: str, max_bytes: int) -> Content:
-        content = signed.content(content_target(model, key), max_bytes=max_bytes)
-        if content.sha256 != sha256:
-            raise TrustError(f"{content.target}: signed with sha256 {content.sha256}, but named by {sha256}")
-        return content
-
-    provenance = named(provenance_key(release.provenance), release.provenance, MAX_STATEMENT_BYTES)
-    gate_report = named(report_key(release.gate_report), release.gate_report, MAX_REPORT_BYTES)
-    manifest_content = named(bundle_key(release.bundle, MANIFEST), release.bundle, MAX_MANIFEST_BYTES)
-    manifest_file = fetch(store, manifest_content, place.partial)
-    manifest = manifest_of_release(manifest_file.read_bytes(), model)
-    contents = {}
-    for name, entry in manifest.files.items():
-        content = named(bundle_key(release.bundle, name), entry.sha256, MAX_FILE_BYTES)
-        if content.length != entry.size:
-            raise TrustError(f"{content.target}: {content.length} bytes were signed, {entry.size} in the manifest")
-        contents[name] = content
-    indices = {target: named(packed_key(sha256, PACK), sha256, MAX_PACK_JSON_BYTES) for target, sha256 in packs.items()}
-    packed: dict[str, Content] = {}
-    for target, index in indices.items():
-        pack = pack_of_release(fetch(store, index, place.partial).read_bytes(), target, release.bundle)
-        packed[f"{PACKS}/{target}/{PACK}"] = index
-        for name, entry in pack.files.items():
-            content = named(packed_key(index.sha256, name), entry.sha256, MAX_FILE_BYTES)
-            if content.length != entry.size:
-                raise TrustError(f"{content.target}: {content.length} bytes were signed, {entry.size} in {PACK}")
-            packed[f"{PACKS}/{target}/{name}"] = content
-    wanted = (provenance, gate_report, manifest_content, *contents.values(), *packed.values())
-    place.drop_partials({item.sha256 for item in wanted})
-    statement = fetch(store, provenance, place.partial)
-    check_statement(statement.read_bytes(), release.bundle, provenance.target)
-    return {
-        PROVENANCE_JSON: statement,
-        GATE_REPORT_JSON: fetch(store, gate_report, place.partial),
-        f"{BUNDLE}/{MANIFEST}": manifest_file,
-        **{f"{BUNDLE}/{name}": fetch(store, content, place.partial) for name, content in contents.items()},
-        **{name: fetch(store, content, place.partial) for name, content in packed.items()},
-    }
-
-
-def _unsigned_files(store: BlobStore, bundle: str, packs: Mapping[str, str], place: Place) -> Files:
-    raw = _named_by_the_ledger(store, bundle_key(bundle, MANIFEST), bundle, MAX_MANIFEST_BYTES)
-    manifest = manifest_of_release(raw, place.home.parent.name)
-    files: Files = {f"{BUNDLE}/{MANIFEST}": raw}
-    contents = {}
-    for name, entry in manifest.files.items():
-        key = bundle_key(bundle, name)
-        contents[f"{BUNDLE}/{name}"] = Content(key, key, entry.size, entry.sha256)
-    for target, sha256 in packs.items():
-        index = _named_by_the_ledger(store, packed_key(sha256, PACK), sha256, MAX_PACK_JSON_BYTES)
-        files[f"{PACKS}/{target}/{PACK}"] = index
-        for name, entry in pack_of_release(index, target, bundle).files.items():
-            key = packed_key(sha256, name)
-            contents[f"{PACKS}/{target}/{name}"] = Content(key, key, entry.size, entry.sha256)
-    place.drop_partials({content.sha256 for content in contents.values()})
-    return files | {name: fetch(store, content, place.partial) for name, content in contents.items()}
-
-
-def _named_by_the_ledger(store: BlobStore, key: str, sha256: str, max_bytes: int) -> bytes:
-    try:
-        raw = store.get(key, max_bytes=max_bytes)
-    except BlobMissingError as error:
-        raise TrustError(f"{key}: is missing in the store, though the ledger names it") from error
-    if sha256_hex(raw) != sha256:
-        raise TrustError(f"{key}: has sha256 {sha256_hex(raw)}, the ledger names {sha256}")
-    return raw
-
-
 def _finish(
-    place: Place, number: int, bundle: str, raw: bytes, packs: Mapping[str, str], files: Callable[[], Files], keep: int
-) -> Pulled:
-    """Put the release together unless it is there and intact; make it current; clear away what is old."""
+    place: Place, number: int, bundle: str, raw: bytes, packs: Mapping[str, str], files: Callable[[], Files],
+    more: Callable[[Mapping[str, str]], Files], keep: int,
+) -> Pulled:  # fmt: skip
+    """Put the release together unless it is there and intact; make it current; clear away what is old.
+
+    Engine packs that an intact release lacks are put beside those it has: nothing of it is replaced under its readers.
+    """
     name = folder_name(number, bundle)
     target = place.releases / name
     old = place.linked_name()
     was_current = old == name
-    whole = _intact(target, raw, packs)
-    if not whole:
+    there = _intact(target, raw)
+    lacking = packs if there is None else {one: sha256 for one, sha256 in packs.items() if one not in there}
+    if there is None:
         staging = place.stage(files())
         try:
             staged = load_bundle(staging / BUNDLE, expected_sha256=bundle, model=place.home.parent.name)
         except BundleError as error:
             raise TrustError(f"the bundle is refused: {error}") from error
-        for name_of_pack, sha256 in packs.items():
-            try:
-                load_pack(staging / PACKS / name_of_pack, expected_sha256=sha256, bundle=staged, target=name_of_pack)
-            except BundleError as error:
-                raise TrustError(f"the engine pack {name_of_pack} is refused: {error}") from error
+        _check_packs(staging, staged, packs)
         place.install(name)
+    elif lacking:
+        _check_packs(place.stage(more(lacking)), read_installed(target).load(), lacking)
+        place.add_packs(name, sorted(lacking))
     sync_folder(place.releases)  # an earlier pull may have been killed before that
     if not was_current:
         place.switch(name)
     sync_folder(place.home)
     removed = place.collect(keep)
     before = None if old is None else int(old.partition("-")[0])
-    return Pulled(read_installed(target), before, not (whole and was_current), tuple(removed))
+    unchanged = there is not None and not lacking and was_current
+    return Pulled(read_installed(target), before, not unchanged, tuple(removed))
 
 
-def _intact(folder: Path, raw: bytes, packs: Mapping[str, str]) -> bool:
-    """Whether the release is there already, with these engine packs, every byte of all of it as it should be."""
+def _check_packs(staging: Path, bundle: Bundle, packs: Mapping[str, str]) -> None:
+    """TrustError naming an engine pack that isn't of this bundle, or isn't what it should be on disk."""
+    for target, sha256 in packs.items():
+        try:
+            load_pack(staging / PACKS / target, expected_sha256=sha256, bundle=bundle, target=target)
+        except BundleError as error:
+            raise TrustError(f"the engine pack {target} is refused: {error}") from error
+
+
+def _intact(folder: Path, raw: bytes) -> list[str] | None:
+    """The targets whose packs lie there, if the release does, every byte of all of it as it should be; else None."""
     if not folder.is_dir():
-        return False
+        return None
     try:
         installed = read_installed(folder)
         installed.load_packs(installed.load())
+        targets = installed.installed_targets()
     except (BundleError, TrustError) as error:
         sys.stderr.write(f"{folder} is damaged and is fetched again: {error}\n")
-        return False
-    return installed.raw == raw and packs.keys() <= set(installed.installed_targets())
+        return None
+    return targets if installed.raw == raw else None
 
 
 @contextmanager

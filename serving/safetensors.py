@@ -3,13 +3,16 @@
 Data in: a file's bytes: 8 bytes of header length (little endian), a JSON header {name: {dtype, shape, data_offsets}},
 the numbers. Data out: float32 arrays by name, each with memory of its own.
 Invariants: every byte is accounted for (tensors lie one after another from the first to the last byte); no unknown key,
-no name twice, no dtype but float32; a BundleError names the file, the tensor, what was expected and what was found.
+no name twice or that isn't text, no dtype but float32,
+at most MAX_DIMENSIONS; a BundleError names the file, the tensor, what was expected and what was found; a hostile header
+costs no more than its length.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,8 @@ from serving.errors import BundleError
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 << 20
+MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 1 << 40  # without sizes of 0, which an array's shape may not hide an overflow behind
 METADATA = "__metadata__"
 KEYS = {"dtype", "shape", "data_offsets"}
 FLOAT32 = "F32"
@@ -62,20 +67,29 @@ def _header(raw: bytes, name: str) -> tuple[dict[str, Any], int]:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
-        raise ValueError(f"{', '.join(twice)} occurs twice")
+        twice = sorted(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{', '.join(twice):.100} occurs twice")
     return found
 
 
 def _place(entry: Any, tensor: str, name: str) -> tuple[int, int, tuple[int, ...]]:
     """Begin, end (bytes after the header) and shape."""
+    if not _is_text(tensor):
+        raise BundleError(f"{name}: tensor {tensor!r:.100}: its name isn't text")
     if not isinstance(entry, dict) or entry.keys() != KEYS:
         raise BundleError(f"{name}: tensor {tensor!r}: expected {', '.join(sorted(KEYS))}, found {entry!r:.100}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if entry["dtype"] != FLOAT32:
         raise BundleError(f"{name}: tensor {tensor!r}: expected dtype {FLOAT32}, found {entry['dtype']!r:.100}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise BundleError(f"{name}: tensor {tensor!r}: shape and data_offsets must be whole numbers, found {entry}")
+        raise BundleError(
+            f"{name}: tensor {tensor!r}: shape and data_offsets must be whole numbers, found {entry!r:.100}"
+        )
+    if len(shape) > MAX_DIMENSIONS or math.prod(size or 1 for size in shape) > MAX_ELEMENTS:
+        raise BundleError(
+            f"{name}: tensor {tensor!r}: expected at most {MAX_DIMENSIONS} dimensions and {MAX_ELEMENTS} numbers, "
+            f"found shape {shape!r:.100}"
+        )
     needed, given = 4 * math.prod(shape), offsets[1] - offsets[0]
     if needed != given:
         raise BundleError(f"{name}: tensor {tensor!r}: expected {needed} bytes for shape {tuple(shape)}, found {given}")
@@ -84,3 +98,8 @@ def _place(entry: Any, tensor: str, name: str) -> tuple[int, int, tuple[int, ...
 
 def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _is_text(tensor: str) -> bool:
+    """Whether it can be written as UTF-8: JSON's half surrogates can't, and the native core couldn't take them."""
+    return not any("\ud800" <= character <= "\udfff" for character in tensor)

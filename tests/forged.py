@@ -9,6 +9,8 @@ as they are, also where TUF's own classes would refuse them.
     2        2      200      5         second    one more root key
     3        3      300      6         third     one of the two targets keys replaced, so that root 3 is needed
 
+Each release has one engine pack, which hosts take unasked.
+
 Root and targets have a threshold of two keys and carry exactly two signatures, the others one.
 """
 
@@ -25,16 +27,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 
 from serving.canonical import canonical_json
 from serving.release import ReleaseFile
-from tests.tiny_bundle import tiny_bundle
+from tests.tiny_bundle import npz_bytes, tiny_bundle
 
 MODEL, OTHER = "tiny", "other"
 ROLES = ("root", "targets", f"model-{MODEL}", f"model-{OTHER}", "snapshot", "timestamp")
 READ_ROLES = ("root", "targets", f"model-{MODEL}", "snapshot", "timestamp")  # those a host of MODEL reads
+PACKED = "native_fp32"  # the target of the release's engine pack
 KEY_NAMES = ("root1", "root2", "root3", "targets1", "targets2", "targets3", *ROLES[2:], "stranger")
 FAR = timedelta(days=30)
 
@@ -152,10 +156,28 @@ def rebundled(files: Mapping[str, bytes], changed: Mapping[str, bytes], edit: Ed
     return made
 
 
+def pack_files(
+    bundle: Mapping[str, bytes], changed: Mapping[str, bytes] | None = None, edit: Edit | None = None
+) -> Files:
+    """An engine pack of the bundle, with other files, its `pack.json` made to fit, then edited."""
+    onnx = {name: sha256(raw) for name, raw in bundle.items() if name.endswith(".onnx")}
+    files = {"golden.npz": npz_bytes(iv=np.zeros(3)), "member-0/weights": b"packed" * 99} | dict(changed or {})
+    index: Json = {
+        "format": 1, "bundle_sha256": sha256(bundle["manifest.json"]), "target": PACKED, "backend": "native",
+        "precision": "fp32", "runtime": {"library": "strikeforge", "version": "1"}, "sm": None, "configuration": {},
+        "onnx_sha256": onnx, "key": sha256(canonical_json([onnx, {}, "1", None, "fp32"])), "executed": False,
+        "parity": [], "latency": None, "notes": [],
+        "files": {name: {"sha256": sha256(raw), "size": len(raw)} for name, raw in files.items()},
+    }  # fmt: skip
+    (edit or (lambda _: None))(index)
+    return {**files, "pack.json": canonical_json(index)}
+
+
 def moment(
     number: int,
     *,
     bundle: Mapping[str, bytes] | None = None,
+    pack: Callable[[Mapping[str, bytes]], Files] | None = None,
     edit_release: Edit | None = None,
     release_bytes: Callable[[bytes], bytes] | None = None,
     custom: Callable[[Json], Any] | None = None,
@@ -164,11 +186,14 @@ def moment(
 ) -> Moment:
     """One of the three moments; what is given changes the content before it is signed.
 
+    `pack` makes another engine pack of the bundle's files.
     `edit_release` and `release_bytes` change the release file, `custom` what the metadata repeats of it (returned),
     `edit_statement` the provenance statement (returned: bytes as they are, else as JSON).
     """
     files = bundle if bundle is not None else bundle_files(number)
     name = sha256(files["manifest.json"])
+    packed = (pack or pack_files)(files)
+    pack_name = sha256(packed["pack.json"])
     statement: Any = {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": f"bundles/{name}/manifest.json", "digest": {"sha256": name}}],
@@ -183,6 +208,7 @@ def moment(
         model=MODEL, channel="champion", release=3 + number, kind="promoted", version=number, bundle=name,
         seq=3 * number, event=sha256(str(number).encode()), gate_report=sha256(report), provenance=sha256(statement),
         at="2025-01-01T00:00:00.000000Z", expires_at=(now + FAR).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        packs={PACKED: pack_name},
     )  # fmt: skip
     values = json.loads(release.to_bytes())
     if edit_release:
@@ -196,6 +222,7 @@ def moment(
         f"provenance/{sha256(statement)}.json": statement,
         f"gate-reports/{sha256(report)}.json": report,
         **{f"bundles/{name}/{file}": data for file, data in files.items()},
+        **{f"packs/{pack_name}/{file}": data for file, data in packed.items()},
     }
     targets = {f"{MODEL}/{key}": described(data) for key, data in content.items() if not key.startswith("releases/")}
     targets[f"{MODEL}/champion/release.json"] = {**described(raw), "custom": repeated}

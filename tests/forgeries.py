@@ -28,6 +28,7 @@ from serving.pull import pull
 from tests.forged import MODEL, write_store
 from tests.forgeries_content import bundles, described_wrongly, other_models, release_files, statements
 from tests.forgeries_metadata import damaged, expired, links, oversized, replayed, roots, swapped, wrong_signatures
+from tests.forgeries_packs import contents, indices, named_by_releases
 from tests.forgery import Forgery, sealed
 
 
@@ -41,7 +42,7 @@ class Outcome:
 
 KINDS = (
     damaged, swapped, replayed, expired, wrong_signatures, other_models, release_files, described_wrongly, bundles,
-    statements, oversized, roots, links,
+    statements, oversized, roots, links, indices, contents, named_by_releases,
 )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 90.0  # imports on a busy machine; a server that dies is noticed at once
 STOP_SECONDS = 20.0
 ATTEMPTS = 3  # a port can be taken between being found free and being used
+ATOMIC_MOTO = Path(__file__).parent / "atomic_moto.py"
 AZURITE = Path(__file__).parent / "servers" / "node_modules" / ".bin" / "azurite-blob"
 AZURITE_ACCOUNT = "devstoreaccount1"  # Azurite's published development account, the same everywhere
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -43,7 +44,7 @@ class NotInstalledError(Exception):
 @contextmanager
 def moto() -> Iterator[str]:
     """S3, KMS and the rest of moto's AWS; yields the endpoint's URL. Any credentials will do."""
-    with running("moto", lambda port: [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]) as port:
+    with running("moto", lambda port: [sys.executable, str(ATOMIC_MOTO), "-H", HOST, "-p", str(port)]) as port:
         yield f"http://{HOST}:{port}"
 
 

@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests import servers
+from tests.atomic_moto import take_turns
 
 LOCK = Path(__file__).parent / "servers" / "package-lock.json"
 
@@ -103,3 +105,42 @@ def test_databases_are_apart(postgresql_server: str) -> None:
         connection.execute("SELECT * FROM t")
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(first.replace(f"{servers.POSTGRES_USER}:", f"{servers.POSTGRES_USER}:not"))
+
+
+def test_writes_of_moto_take_turns() -> None:
+    class Store:
+        """Like moto's: looks first, writes afterwards."""
+
+        def __init__(self) -> None:
+            self.held: set[str] = set()
+            self.winners: list[int] = []
+
+        def put(self, writer: int) -> None:
+            if "key" not in self.held:
+                looked.wait(timeout=3.0)  # a second writer, if it is let in, arrives here
+                self.held.add("key")
+                self.winners.append(writer)
+
+    class Meeting:
+        def __init__(self) -> None:
+            self.inside = threading.Semaphore(0)
+
+        def wait(self, timeout: float) -> None:
+            self.inside.release()
+            self.inside.acquire(timeout=timeout)
+            self.inside.acquire(timeout=timeout)
+
+    def winners() -> int:
+        store = Store()
+        writers = [threading.Thread(target=store.put, args=(writer,)) for writer in range(2)]
+        for one in writers:
+            one.start()
+        for one in writers:
+            one.join()
+        return len(store.winners)
+
+    looked = Meeting()
+    assert winners() == 2
+    take_turns(Store, ("put",))
+    looked = Meeting()
+    assert winners() == 1

@@ -18,7 +18,7 @@ from serving.blobstore import BlobStore
 from serving.bundle import bundle_key
 from serving.canonical import sha256_hex
 from serving.engine_pack import MAX_PACK_JSON_BYTES, PACK, packed_key, parse_pack
-from serving.errors import BlobMissingError, BundleError, LedgerError, StoreError, TrustError
+from serving.errors import BlobMissingError, BundleError, LedgerError, TrustError
 from serving.events import TIME_FORMAT, Event
 from serving.ledger import Ledger, fold
 from serving.manifest import MANIFEST, MAX_MANIFEST_BYTES, FileEntry, parse_manifest
@@ -152,7 +152,7 @@ def targets_of(store: BlobStore, release: ReleaseFile) -> dict[str, TargetFile]:
         for name, entry in files.items():
             key = key_of(name)
             if key not in there:
-                raise StoreError(f"{key}: isn't in the store, so release {release.release} can't be published")
+                raise BlobMissingError(f"{key}: isn't in the store, so release {release.release} can't be published")
             add(key, entry.size, entry.sha256)
 
     add_all(parse_manifest(manifest).files, partial(bundle_key, release.bundle))

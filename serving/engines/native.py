@@ -3,7 +3,14 @@
 Data in: a verified bundle of the family pricing_lstm or pricing_transformer: per member `weights.safetensors`, and the
 sizes of the manifest's model_config. Data out: as in serving/engine.py. `precision` is that of weights and of the
 vectors they are multiplied with: fp32, bf16, or int8 (a scale for each row of weights; one for each vector, found as it
-comes); sums and all else are fp32. `isa` limits the instruction set, "" is the best this CPU has (or STRIKEFORGE_ISA).
+comes); sums and all else are fp32. Under int8 what takes the market's step itself is bf16 or better, so that one large
+feature doesn't take the others' bits; between layers, values 100 times the others would: what a net loses is for the
+gates of its precision to say, on data as it comes. `isa` limits the instruction set, "" is the best this CPU has (or
+STRIKEFORGE_ISA).
+
+NaN in a committed step stays for as long as the net remembers it: in `window` semantics until the step leaves the
+window, in `stateful` semantics of an LSTM until `reset`. Numbers below 1.2e-38 count as zero while a net runs: they
+would make a tick late. Calls keep the interpreter's lock; arrays given to one call must not overlap.
 
 Invariants: every tensor of the file is used, each with the shape that the sizes ask for, all values finite. Arrays must
 also be C-contiguous. `evaluate`, `advance` and `head` are the extension's own methods: a call runs no Python code and
@@ -48,7 +55,11 @@ def open_engine(bundle: Bundle, precision: str = "fp32", isa: str = "") -> Nativ
 
 def numbers_of(model_config: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among a net's sizes; the core names the one it lacks."""
-    return {key: float(value) for key, value in model_config.items() if type(value) in (int, float)}
+    numbers = {key: value for key, value in model_config.items() if type(value) in (int, float)}
+    try:
+        return {key: float(value) for key, value in numbers.items()}
+    except OverflowError as error:
+        raise EngineError(f"manifest.json: model_config: {error}: {numbers!r:.200}") from error
 
 
 class NativeEngine:

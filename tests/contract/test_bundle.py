@@ -204,6 +204,7 @@ TENSOR = "members.0.files.head.inputs.0"
         ("data_sha256", "abc", "data_sha256"),
         ("tolerances", {"iv": -1.0}, "tolerances.iv"),
         ("tolerances", {"iv": True}, "tolerances.iv"),
+        ("tolerances", {"iv": 10**400}, "tolerances.iv"),
         ("members", [], "members"),
         ("members", [{}], "lacks"),
         ("members", [{"files": {}}], "members"),

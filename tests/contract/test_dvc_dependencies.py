@@ -8,6 +8,7 @@ its `deps`. Left out: what only talks (terminal, logs, errors), reads the config
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ FOUND_BY_NAME = {  # imported by importlib
     "evaluate": ["pipelines/tasks/pricing_evaluation.py", "pipelines/tasks/surface_evaluation.py"],
     "export": ["pipelines/tasks/pricing_bundle.py", "pipelines/tasks/surface_bundle.py", "serving/engines/ort.py"],
 }
+BLACK76_SOURCES = {  # the C++ behind serving/black76.py, which gives the numbers where the native core is built
+    "serving/native/CMakeLists.txt", "serving/native/__init__.py", "serving/native/base",
+    "serving/native/bindings/bind_options.cpp", "serving/native/options",
+}  # fmt: skip
 STAGES: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"), resolve=False)["stages"]  # type: ignore
 
 
@@ -71,3 +76,20 @@ def test_a_stage_depends_on_what_it_runs(stage: str) -> None:
         file for file in sorted(closure(stage)) if not any(file == one or file.startswith(f"{one}/") for one in named)
     ]
     assert missing == [], f"add to dvc.yaml, stage {stage}"
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_a_stage_that_values_options_depends_on_what_the_native_core_makes_of_them(stage: str) -> None:
+    described = STAGES[stage]
+    if "serving/black76.py" in closure(stage):
+        assert set((described.get("do") or described)["deps"]) >= BLACK76_SOURCES
+
+
+def test_the_native_sources_named_are_all_that_black76_is_built_of() -> None:
+    """What options' C++ includes of ours lies in the folders named."""
+    folder = ROOT / "serving/native"
+    included = re.compile(r'#include "([a-z0-9_]+)/')
+    sources = [*(folder / "options").iterdir(), *(folder / "base").iterdir(), folder / "bindings/bind_options.cpp"]
+    parts = {part for path in sources if path.suffix in (".cpp", ".hpp") for part in included.findall(path.read_text())}
+    assert parts <= {"options", "base", "bindings"}
+    assert all((ROOT / name).exists() for name in BLACK76_SOURCES)

@@ -140,6 +140,7 @@ def forged(copy: Path, **fields: Any) -> Path:
         ("runtime", {"library": "x"}), ("runtime", {"library": "x", "version": ""}), ("sm", "89"), ("sm", 89),
         ("configuration", []), ("onnx_sha256", {}), ("onnx_sha256", {"a.onnx": "b"}), ("executed", 1),
         ("parity", [{"name": "iv"}]), ("parity", [{"name": "iv", "difference": -1.0, "tolerance": 0.0}]),
+        ("parity", [{"name": "iv", "difference": 10**400, "tolerance": 0.0}]), ("latency", {"step": 10**400}),
         ("latency", {"step": "fast"}), ("notes", "one"), ("files", {}), ("key", "ab" * 32), ("unknown", 1),
         ("files", {"../x": {"sha256": "ab" * 32, "size": 1}}), ("files", {"x": {"sha256": "ab" * 32, "size": -1}}),
     ],

@@ -15,8 +15,9 @@ import pytest
 from tuf.api import _payload
 from tuf.api.metadata import Signed
 
-from serving import downloads, npz, pull, trust
+from serving import downloads, npz, pull, pull_files, trust
 from serving.blobstore import open_store
+from serving.engine_pack import parse_pack
 from serving.folder_store import FolderStore
 from serving.installed import Place
 from tests import forgeries
@@ -30,7 +31,7 @@ EVERY_KIND = {
     "replayed", "mixed", "version lowered", "expired", "wrong key", "unsigned", "below threshold", "counted twice",
     "revoked key", "other model", "delegation", "lower release", "wrong model", "wrong channel", "custom",
     "release file", "length or hash", "path escape", "manifest", "zip bomb", "provenance", "oversized", "root chain",
-    "root file", "symbolic link",
+    "root file", "symbolic link", "engine pack",
 }  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def _ignoring(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, instead: A
     monkeypatch.setattr(owner, name, instead)
 
 
-Plant = Callable[[pytest.MonkeyPatch], None]
+Plant = Callable[[pytest.MonkeyPatch], object]
 DEFECTS: dict[str, tuple[Plant, tuple[str, ...]]] = {
     "expiry of metadata ignored": (
         lambda patch: _ignoring(patch, Signed, "is_expired", lambda *_: False),
@@ -91,6 +92,20 @@ DEFECTS: dict[str, tuple[Plant, tuple[str, ...]]] = {
         lambda patch: _ignoring(patch, _payload._DelegatorMixin, "verify_delegate", lambda *_: None),
         ("wrong key", "unsigned", "value changed"),
     ),
+    "hashes of engine packs ignored": (
+        lambda patch: (
+            _ignoring(patch, downloads, "_sha256_of", lambda path: path.name),
+            _ignoring(patch, pull, "_check_packs", lambda *_: None),
+        ),
+        ("flipped: packs/", "replayed: member-0/weights of the pack before", "replayed: golden.npz of the pack"),
+    ),
+    "what an engine pack is of ignored": (
+        lambda patch: (
+            _ignoring(patch, pull_files, "pack_of_release", lambda raw, *_: parse_pack(raw)),
+            _ignoring(patch, pull, "_check_packs", lambda *_: None),
+        ),
+        ("engine pack: of the bundle before", "engine pack: released: of the bundle before"),
+    ),
     "hashes of content ignored": (
         lambda patch: _ignoring(patch, downloads, "_sha256_of", lambda path: path.name),
         ("flipped",),
@@ -105,7 +120,10 @@ DEFECTS: dict[str, tuple[Plant, tuple[str, ...]]] = {
         lambda patch: _ignoring(patch, trust, "_check_roots", lambda *_: None),
         ("root chain", "root file"),
     ),
-    "provenance ignored": (lambda patch: _ignoring(patch, pull, "check_statement", lambda *_: None), ("provenance",)),
+    "provenance ignored": (
+        lambda patch: _ignoring(patch, pull_files, "check_statement", lambda *_: None),
+        ("provenance",),
+    ),
     "unpacked size ignored": (lambda patch: _ignoring(patch, npz, "FREE_BYTES", 1 << 40), ("zip bomb",)),
 }
 
@@ -114,7 +132,7 @@ DEFECTS: dict[str, tuple[Plant, tuple[str, ...]]] = {
 def test_a_planted_defect_lets_some_through(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     forgeries.pulled_before()  # pulled by the client as it is
     plant, kinds = DEFECTS[defect]
-    offered = [forgery for forgery in chosen(None) if forgery.kind in kinds]
+    offered = [forgery for forgery in chosen(None) if f"{forgery.kind}: {forgery.what}".startswith(kinds)]
     plant(monkeypatch)
     outcome = Outcome()
     for forgery in offered:

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from pipelines import promote as promote_module
+from pipelines.errors import FollowUpError
 from pipelines.gate_context import GateContext, GateOutcome
 from pipelines.lineage_of import links
 from pipelines.promote import Promotion, promote
+from pipelines.reconcile import reconcile
 from pipelines.rollback import rollback
 from pipelines.verify import verify
 from serving.bundle import Bundle, load_bundle
 from serving.engine_pack import EnginePack, packed_key, write_pack
-from serving.errors import BundleError, ConfigError, EngineError
+from serving.errors import BundleError, ConfigError, EngineError, LedgerError
 from serving.ledger import Ledger
 from tests.stand_in_native import Moves, install
 from tests.tiny_bundle import tiny_bundle
@@ -161,3 +163,60 @@ def test_what_was_admitted_elsewhere_isnt_released_where_it_cant_be_made(desk: D
 def test_a_dry_run_stores_no_packs(desk: Desk, moves: Moves) -> None:
     act(desk, 1, dry_run=True)
     assert desk.store.list("packs/") == []
+
+
+def test_a_renewal_keeps_what_was_compiled_and_makes_the_native_packs_anew(desk: Desk, moves: Moves) -> None:
+    """Else hosts that pull a GPU's target are refused by the renewed release."""
+    bundle = bundle_of(desk, 1)
+    act(desk, 1, packs=[compiled(desk.folder / name, bundle, name).directory for name in (TRT, "trt_rtx_sm80_fp16")])
+    first = named(desk)
+    moves.shift = {"bf16": 1e-4}
+    newer = write_pack(
+        desk.folder / "newer", bundle=bundle, target=TRT, backend="trt", precision="fp16", library="tensorrt-rtx",
+        version="1.2", sm="sm89", files={"member-0/step.engine": b"a newer engine"},
+    )  # fmt: skip
+    done = act(desk, 1, packs=[newer.directory], renew=True, reason="quarter")
+    second = named(desk)
+    assert second[TRT] == newer.sha256
+    assert second["trt_rtx_sm80_fp16"] == first["trt_rtx_sm80_fp16"]
+    assert second["native_bf16"] != first["native_bf16"]
+    assert second.keys() == first.keys()
+    assert f"engine packs {', '.join(sorted(second))}" in done.message
+    assert verify("tiny", desk.store).breaks == ()
+
+
+def test_a_renewal_whose_kept_pack_is_gone_is_refused_before_the_gates(desk: Desk, moves: Moves) -> None:
+    pack = compiled(desk.folder / "pack", bundle_of(desk, 1))
+    act(desk, 1, packs=[pack.directory])
+    before = desk.store.list("ledger/")
+    desk.store.delete(packed_key(pack.sha256, "member-0/step.engine"))
+    with pytest.raises(BundleError, match=r"member-0/step\.engine: pack .* isn't in the store"):
+        act(desk, 1, renew=True, reason="quarter")
+    assert desk.store.list("ledger/") == before
+
+
+def test_a_released_pack_that_is_gone_is_said_by_verify_reconcile_and_rollback(desk: Desk, moves: Moves) -> None:
+    pack = compiled(desk.folder / "pack", bundle_of(desk, 1))
+    act(desk, 1, packs=[pack.directory])
+    act(desk, 2)
+    before = desk.store.list("ledger/")
+    key = packed_key(pack.sha256, "member-0/step.engine")
+    content = desk.store.get(key)
+    desk.store.delete(key)
+    assert any(key in line for line in verify("tiny", desk.store).breaks)
+    back: dict[str, Any] = {
+        "model": "tiny", "reason": "bad", "store": desk.store, "registry": desk.registry, "by": "ann"
+    }  # fmt: skip
+    with pytest.raises(LedgerError, match=rf"isn't decided, as it couldn't be released: {key}"):
+        rollback(channel=desk.channel, **back)
+    assert desk.store.list("ledger/") == before
+    desk.store.put(key, content)
+    rollback(channel=desk.channel, **back)
+    for name in desk.store.list("channel/"):
+        desk.store.delete(name)
+    desk.store.delete(key)
+    with pytest.raises(FollowUpError, match=key):
+        reconcile("tiny", desk.store, desk.registry, desk.channel)
+    desk.store.put(key, content)
+    reconcile("tiny", desk.store, desk.registry, desk.channel)
+    assert verify("tiny", desk.store).breaks == ()

@@ -381,7 +381,9 @@ def test_an_output_may_be_an_inputs_own_array() -> None:
 @pytest.mark.parametrize(
     ("name", "array"),
     [("strike", np.ones(2)), ("price", np.ones(3, dtype=np.float32)), ("delta", np.ones((3, 1))),
-     ("vega", np.ones(6)[::2]), ("tau", np.ones(3, dtype=np.int64)), ("rho", np.ones(4))],
+     ("vega", np.ones(6)[::2]), ("tau", np.ones(3, dtype=np.int64)), ("rho", np.ones(4)), ("volga", np.array(1.0)),
+     ("forward", np.array(1.0)), ("strike", np.ones(3, ">f8")), ("vanna", np.zeros(25, np.uint8)[1:].view(np.float64)),
+     ("discount", np.zeros(25, np.uint8)[1:].view(np.float64))],
 )  # fmt: skip
 def test_value_into_refuses_by_name(name: str, array: np.ndarray) -> None:
     inputs = dict.fromkeys(("forward", "strike", "tau", "volatility", "discount", "right"), np.ones(3))
@@ -389,6 +391,26 @@ def test_value_into_refuses_by_name(name: str, array: np.ndarray) -> None:
     (inputs if name in inputs else outputs)[name] = array
     with pytest.raises(ValueError, match=f"value_into: {name}: expected contiguous float64"):
         value_into(**outputs, **inputs)
+
+
+def test_value_into_refuses_what_is_no_array() -> None:
+    with pytest.raises(ValueError, match="value_into: price: expected a NumPy array, found list"):
+        value_into(*[np.ones(3)] * 6, price=[0.0] * 3)  # type: ignore[arg-type]
+
+
+def test_any_memory_is_read() -> None:
+    """Strides, the other byte order, bytes at odd addresses, read-only memory: one value."""
+    strikes = np.linspace(90.0, 110.0, 5)
+    odd = np.zeros(5 * 8 + 1, np.uint8)[1:].view(np.float64)
+    odd[:] = strikes
+    frozen = strikes.copy()
+    frozen.flags.writeable = False
+    expected = price(100.0, strikes, 0.5, 0.2, 0.98, 1.0)
+    for one in (strikes[::-1][::-1], np.repeat(strikes, 2)[::2], strikes.astype(">f8"), odd, frozen):
+        assert np.array_equal(price(100.0, one, 0.5, 0.2, 0.98, 1.0), expected)
+    assert price(100.0, odd[:1], 0.5, 0.2, 0.98, 1.0) == expected[0]
+    found, _ = implied_volatility(expected, 100.0, odd, 0.5, 0.98, 1.0)
+    assert np.allclose(found, 0.2, rtol=1e-9, atol=0.0)
 
 
 def test_value_into_refuses_what_it_may_not_write() -> None:

@@ -76,19 +76,6 @@ void layer_norm(const std::string& isa, nb::handle x, nb::handle gain, nb::handl
     give(out, normed, n);
 }
 
-// query [W], memory and value [count, W], W a multiple of 16, bias [count]; `out` [W].
-void attend(const std::string& isa, nb::handle query, nb::handle memory, nb::handle value, float scale, nb::handle bias,
-            nb::handle out, size_t width) {
-    const RowsOf keys = rows_of("memory", memory, width), values = rows_of("value", value, width);
-    Aligned<float> held(keys.count * width), given(keys.count * width), weight(padded(keys.count)), sum(width);
-    std::memcpy(held.data(), keys.data, held.size() * sizeof(float));
-    std::memcpy(given.data(), values.data, given.size() * sizeof(float));
-    const Aligned<float> asked = aligned(query, width), offset = aligned(bias, keys.count);
-    kernels_of(isa).attend(asked.data(), held.data(), given.data(), keys.count, width, width, scale, offset.data(),
-                           weight.data(), sum.data());
-    give(out, sum, width);
-}
-
 }  // namespace
 
 void bind_dense(nb::module_& module) {
@@ -97,7 +84,6 @@ void bind_dense(nb::module_& module) {
     kernels.def("lstm_cell", &lstm_cell, "isa"_a, "gates"_a, "cell"_a, "out"_a, "n"_a);
     kernels.def("activate", &activate, "isa"_a, "kind"_a, "x"_a, "n"_a);
     kernels.def("layer_norm", &layer_norm, "isa"_a, "x"_a, "gain"_a, "shift"_a, "out"_a, "n"_a);
-    kernels.def("attend", &attend, "isa"_a, "query"_a, "memory"_a, "value"_a, "scale"_a, "bias"_a, "out"_a, "width"_a);
     kernels.def(
         "dot",
         [](const std::string& isa, nb::handle a, nb::handle b, size_t n) {

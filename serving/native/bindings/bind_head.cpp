@@ -117,14 +117,7 @@ void bind_head(nb::module_& module) {
                 check("x", x.shape(0), self.engine.step_features());
                 self.repricing.run(x.data(), self.chain, self.place(volatility, values));
             },
-            nb::arg("x").noconvert(), nb::arg("volatility").noconvert(), nb::arg("values").noconvert())
-        .def(
-            "run_with",
-            [](BoundRepricing& self, const Input& context, const Output& volatility, const Values& values) {
-                check("context", context.shape(0), self.engine.context_size());
-                self.repricing.run_with(context.data(), self.chain, self.place(volatility, values));
-            },
-            nb::arg("context").noconvert(), nb::arg("volatility").noconvert(), nb::arg("values").noconvert());
+            nb::arg("x").noconvert(), nb::arg("volatility").noconvert(), nb::arg("values").noconvert());
 }
 
 }  // namespace strikeforge

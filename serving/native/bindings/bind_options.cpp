@@ -1,8 +1,12 @@
 // Arrays of options. serving/black76.py broadcasts; types and lengths are checked here on every call.
+//
+// Other threads of Python may run meanwhile where there are so many options that it pays: who has let go of the
+// interpreter's lock may wait 5 ms for it, and a quote must not.
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <cstdint>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -20,13 +24,22 @@ using Input = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::c
 using Output = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Status = nb::ndarray<std::int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
+constexpr size_t options_worth_waiting = 1u << 18;  // 5 ms and more of work
+
 [[noreturn]] void refuse(const char* name, size_t found, const std::string& expected) {
     throw std::invalid_argument(std::string(name) + ": expected " + expected + " numbers, found " +
                                 std::to_string(found));
 }
 
+template <class Array>
+void check_place(const char* name, const Array& array) {
+    if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(double) != 0)
+        throw std::invalid_argument(std::string(name) + ": expected an array aligned to 8 bytes: use numpy.copy");
+}
+
 // One number for all, or one each.
 Column column(const char* name, const Input& array, size_t count) {
+    check_place(name, array);
     if (array.shape(0) == count) return {array.data(), 1};
     if (array.shape(0) != 1) refuse(name, array.shape(0), "1 or " + std::to_string(count));
     return {array.data(), 0};
@@ -34,6 +47,7 @@ Column column(const char* name, const Input& array, size_t count) {
 
 double* wanted(const char* name, const std::optional<Output>& array, size_t count) {
     if (!array) return nullptr;
+    check_place(name, *array);
     if (array->shape(0) != count) refuse(name, array->shape(0), std::to_string(count));
     return array->data();
 }
@@ -54,7 +68,8 @@ class BoundOptions {
         const Greeks out = {wanted("price", price, count), wanted("delta", delta, count), wanted("gamma", gamma, count),
                             wanted("vega", vega, count),   wanted("theta", theta, count), wanted("rho", rho, count),
                             wanted("vanna", vanna, count), wanted("volga", volga, count)};
-        const nb::gil_scoped_release others_may_run;
+        std::optional<nb::gil_scoped_release> others_may_run;
+        if (count >= options_worth_waiting) others_may_run.emplace();
         kernels_.value(options, count, out);
     }
 
@@ -63,9 +78,11 @@ class BoundOptions {
         const Prices prices = {column("price", price, count),       column("forward", forward, count),
                                column("strike", strike, count),     column("tau", tau, count),
                                column("discount", discount, count), column("right", right, count)};
+        check_place("volatility", volatility);
         if (volatility.shape(0) != count) refuse("volatility", volatility.shape(0), std::to_string(count));
         if (status.shape(0) != count) refuse("status", status.shape(0), std::to_string(count));
-        const nb::gil_scoped_release others_may_run;
+        std::optional<nb::gil_scoped_release> others_may_run;
+        if (count >= options_worth_waiting) others_may_run.emplace();
         kernels_.implied(prices, count, volatility.data(), status.data());
     }
 

@@ -10,7 +10,8 @@ std::array<DenseKernels, isa_count> make_tables() {
     std::array<DenseKernels, isa_count> out{};
     DenseKernels table{};
     tables::portable(table);
-    for (int level = 0; level < isa_count; ++level) {
+    // What fills a table is itself compiled for its set: only the sets that this CPU has may be asked.
+    for (int level = 0; level <= static_cast<int>(supported_isa()); ++level) {
 #if defined(STRIKEFORGE_X86)
         switch (static_cast<Isa>(level)) {
             case Isa::portable:

@@ -9,7 +9,7 @@
 namespace strikeforge::tables {
 
 void avx512(DenseKernels& table) {
-    table = {load_vector, multiply, dot, lstm_cell, attend, layer_norm, silu, tangent, softmax};
+    table = {load_vector, multiply, dot, lstm_cell, layer_norm, silu, tangent, softmax};
 }
 
 }  // namespace strikeforge::tables

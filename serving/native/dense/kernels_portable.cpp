@@ -100,21 +100,6 @@ void softmax(float* x, size_t n) {
     for (size_t i = 0; i < n; ++i) x[i] /= sum;
 }
 
-void attend(const float* query, const float* memory, const float* value, size_t count, size_t stride, size_t width,
-            float scale, const float* bias, float* weight, float* out) {
-    for (size_t t = 0; t < count; ++t) {
-        float dot = 0.0f;
-        for (size_t i = 0; i < width; ++i) dot += query[i] * memory[t * stride + i];
-        weight[t] = scale * dot + (bias == nullptr ? 0.0f : bias[t]);
-    }
-    softmax(weight, count);
-    for (size_t i = 0; i < width; ++i) {
-        float sum = 0.0f;
-        for (size_t t = 0; t < count; ++t) sum += weight[t] * value[t * stride + i];
-        out[i] = sum;
-    }
-}
-
 void layer_norm(const float* x, const float* gain, const float* shift, size_t n, float* out) {
     float mean = 0.0f, variance = 0.0f;
     for (size_t i = 0; i < n; ++i) mean += x[i];
@@ -136,7 +121,7 @@ void hyperbolic_tangent(float* x, size_t n) {
 }  // namespace
 
 void portable(DenseKernels& table) {
-    table = {load, gemv, dot, lstm_cell, attend, layer_norm, silu, hyperbolic_tangent, softmax};
+    table = {load, gemv, dot, lstm_cell, layer_norm, silu, hyperbolic_tangent, softmax};
 }
 
 }  // namespace strikeforge::tables

@@ -39,8 +39,6 @@ class Matrix {
     void clear();  // zeros
     MatrixView view() const;
     size_t rows() const { return rows_; }  // padded
-    size_t columns() const { return columns_; }
-    size_t bytes() const { return weights_.size(); }
 
   private:
     size_t at(size_t place, size_t column) const;  // in elements

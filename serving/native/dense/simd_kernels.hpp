@@ -86,23 +86,6 @@ void softmax(float* x, size_t n) {
     for (size_t block = 0; block < sixteens(n); ++block) store(x + block * 16, load(x + block * 16) * share);
 }
 
-void attend(const float* query, const float* memory, const float* value, size_t count, size_t stride, size_t width,
-            float scale, const float* bias, float* weight, float* out) {
-    for (size_t t = 0; t < count; ++t)
-        weight[t] = scale * dot(query, memory + t * stride, width) + (bias == nullptr ? 0.0f : bias[t]);
-    softmax(weight, count);
-    for (size_t i = 0; i < width; i += 16) {
-        V even = set(0.0f), odd = set(0.0f);
-        size_t t = 0;
-        for (; t + 2 <= count; t += 2) {
-            even = fma(set(weight[t]), load(value + t * stride + i), even);
-            odd = fma(set(weight[t + 1]), load(value + (t + 1) * stride + i), odd);
-        }
-        if (t < count) even = fma(set(weight[t]), load(value + t * stride + i), even);
-        store(out + i, even + odd);
-    }
-}
-
 void layer_norm(const float* x, const float* gain, const float* shift, size_t n, float* out) {
     const size_t blocks = sixteens(n);
     V total = set(0.0f), squares = set(0.0f);

@@ -49,12 +49,6 @@ struct DenseKernels {
     // c' = sigmoid(f) c + sigmoid(i) tanh(g); h' = sigmoid(o) tanh(c'). `cell_out` may be `cell`.
     void (*lstm_cell)(const float* gates, const float* cell, float* cell_out, float* hidden_out, size_t n);
 
-    // Softmax attention of one query over `count` rows of `memory` [count, stride], of which `width` (padded) floats
-    // count: weight[t] = softmax(scale * q . memory[t] + bias[t]), bias may be null; out [width] = sum weight[t]
-    // value[t]. `memory` and `value` may be one array. `weight` has room for padded(count).
-    void (*attend)(const float* query, const float* memory, const float* value, size_t count, size_t stride,
-                   size_t width, float scale, const float* bias, float* weight, float* out);
-
     // out[i] = (x[i] - mean) / sqrt(variance + 1e-5) * gain[i] + shift[i] over n; zeros up to padded(n). May be x.
     void (*layer_norm)(const float* x, const float* gain, const float* shift, size_t n, float* out);
 

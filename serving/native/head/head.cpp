@@ -52,7 +52,7 @@ struct PackedProduct {
         : scale(width), row_sums(width) {
         const size_t group = in_word(as);
         groups = (padded(from.columns, group)) / group;
-        if (plan.layout == HeadLayout::tiles) groups = padded(groups, 16);
+        if (plan.layout != HeadLayout::blocks) groups = padded(groups, 16);
         weights = Aligned<std::uint32_t>(width * groups);
         auto* bytes = reinterpret_cast<std::uint8_t*>(weights.data());
         for (size_t row = 0; row < from.rows; ++row) {
@@ -83,11 +83,45 @@ struct PackedProduct {
     size_t word(const HeadPlan& plan, size_t row, size_t group) const {
         if (plan.layout == HeadLayout::blocks)
             return (row / plan.block * groups + group) * plan.block + row % plan.block;
-        return ((row / 16 * (groups / 16) + group / 16) * 16 + row % 16) * 16 + group % 16;
+        const size_t tile = (row / 16 * (groups / 16) + group / 16) * 16 * 16;
+        if (plan.layout == HeadLayout::tiles) return tile + row % 16 * 16 + group % 16;
+        return tile + group % 16 * 16 + row % 16;
     }
 
     HeadProduct view() const { return {groups, weights.data(), scale.data()}; }
 };
+
+// What head_rows_amx.cpp multiplies: 16 features' weights twice a step, ...
+std::vector<float> twice(const float* from, size_t rows, size_t columns, size_t stride) {
+    const size_t width = 2 * padded(columns, 16);
+    std::vector<float> out(rows * width);
+    for (size_t row = 0; row < rows; ++row) {
+        for (size_t k = 0; k < columns; ++k) {
+            float* to = out.data() + row * width + k / 16 * 32 + k % 16;
+            to[0] = to[16] = from[row * stride + k];
+        }
+    }
+    return out;
+}
+
+// ... the weights of activations that are 2^-112 of what they stand for, ...
+std::vector<float> enlarged(const float* from, size_t count) {
+    std::vector<float> out(from, from + count);
+    for (float& weight : out) weight = std::ldexp(weight, 112);
+    return out;
+}
+
+// ... and a column as two of bf16, the upper and the lower parts of its weights: words [padded / 2][2].
+Aligned<float> column_words(const std::vector<float>& column) {
+    Aligned<float> words(padded(column.size(), 32));
+    auto* bytes = reinterpret_cast<std::uint8_t*>(words.data());
+    for (size_t k = 0; k < column.size(); ++k) {
+        const std::uint16_t upper = to_bf16(column[k]), lower = to_bf16(column[k] - from_bf16(upper));
+        std::memcpy(bytes + 8 * (k / 2) + 2 * (k % 2), &upper, 2);
+        std::memcpy(bytes + 8 * (k / 2) + 4 + 2 * (k % 2), &lower, 2);
+    }
+    return words;
+}
 
 Aligned<float> copy(const float* from, size_t count, size_t room) {
     Aligned<float> out(room);
@@ -115,15 +149,17 @@ class ContractHead final : public Head {
                  Weights& weights, const HeadPlan& plan, Precision precision)
         : kernel_(plan.kernel),
           wide_(padded(width, plan.width_multiple)),
-          first_({first, width, features, features + context}, wide_, plan, plan.first,
-                 precision == Precision::int8 ? Precision::fp32 : precision),
-          second_({second, width, width, width}, wide_, plan, plan.second, precision),
+          first_(pack_first(first, features, context, width, plan, precision)),
+          second_(pack_second(second, width, plan, precision)),
           context_weights_(context * wide_),
           first_bias_(copy(weights.take("head.network.0.bias", {width}), width, wide_)),
           second_bias_(copy(weights.take("head.network.3.bias", {width}), width, wide_)),
-          last_(copy(weights.take("head.network.6.weight", {1, width}), width, wide_)),
-          linear_(copy(weights.take("head.linear.weight", {1, features}), features, features)),
-          silu_table_(silu_table()) {
+          silu_table_(plan.layout == HeadLayout::rows ? half_silu_table() : silu_table()) {
+        const float* last = weights.take("head.network.6.weight", {1, width});
+        const float* linear = weights.take("head.linear.weight", {1, features});
+        const bool rows = plan.layout == HeadLayout::rows;
+        last_ = rows ? column_words(enlarged(last, width)) : copy(last, width, wide_);
+        linear_ = rows ? column_words(twice(linear, 1, features, features)) : copy(linear, features, features);
         for (size_t w = 0; w < width; ++w) {
             for (size_t d = 0; d < context; ++d)
                 context_weights_[d * wide_ + w] = first[w * (features + context) + features + d];
@@ -154,30 +190,82 @@ class ContractHead final : public Head {
                  scratch_.data()};
     }
 
-    // Room for what tile.hpp's `places` and the portable kernel lay out.
+    PackedProduct pack_first(const float* first, size_t features, size_t context, size_t width, const HeadPlan& plan,
+                             Precision precision) const {
+        const Precision asked = precision == Precision::int8 ? Precision::fp32 : precision;
+        if (plan.layout != HeadLayout::rows)
+            return {{first, width, features, features + context}, wide_, plan, plan.first, asked};
+        const std::vector<float> both = twice(first, width, features, features + context);
+        const size_t columns = both.size() / width;
+        return {{both.data(), width, columns, columns}, wide_, plan, plan.first, asked};
+    }
+
+    PackedProduct pack_second(const float* second, size_t width, const HeadPlan& plan, Precision precision) const {
+        if (plan.layout != HeadLayout::rows)
+            return {{second, width, width, width}, wide_, plan, plan.second, precision};
+        const std::vector<float> large = enlarged(second, width * width);
+        return {{large.data(), width, width, width}, wide_, plan, plan.second, precision};
+    }
+
+    // Room for what tile.hpp's `places`, head_rows_amx.cpp and the portable kernel lay out.
     static size_t head_scratch(size_t features, size_t width, size_t first_groups, size_t second_groups) {
         return 16 * width + most_tile_contracts * (features + first_groups + second_groups + width);
     }
 
-    // Parabolas c0 + c1 a + c2 a^2 through -a sigmoid(-a) at the Chebyshev nodes of 16 pieces of [0, end]; piece i is
-    // what rounds to i, so the first and the last are half as wide as the others. [3][16], constants first.
+    struct Parabola {
+        double c0, c1, c2;
+    };
+
+    // Through y(x) at the Chebyshev nodes of [low, high].
+    template <class Function>
+    static Parabola parabola(double low, double high, Function function) {
+        double x[3], y[3];
+        for (int node = 0; node < 3; ++node) {
+            x[node] = 0.5 * (low + high) + 0.5 * (high - low) * std::cos(M_PI * (2 * node + 1) / 6.0);
+            y[node] = function(x[node]);
+        }
+        const double slope01 = (y[1] - y[0]) / (x[1] - x[0]), slope12 = (y[2] - y[1]) / (x[2] - x[1]);
+        const double curve = (slope12 - slope01) / (x[2] - x[0]);  // Newton's divided differences
+        return {y[0] - x[0] * slope01 + x[0] * x[1] * curve, slope01 - (x[0] + x[1]) * curve, curve};
+    }
+
+    // -a sigmoid(-a) in 16 pieces of [0, end]; piece i is what rounds to i, so the first and the last are half as wide
+    // as the others. [3][16], constants first.
     static Aligned<float> silu_table() {
         Aligned<float> table(3 * 16);
         const double step = static_cast<double>(silu_table_end) / 15.49;
         for (int piece = 0; piece < 16; ++piece) {
             const double low = piece == 0 ? 0.0 : (piece - 0.5) * step;
             const double high = piece == 15 ? static_cast<double>(silu_table_end) : (piece + 0.5) * step;
-            double a[3], y[3];
-            for (int node = 0; node < 3; ++node) {
-                a[node] = 0.5 * (low + high) + 0.5 * (high - low) * std::cos(M_PI * (2 * node + 1) / 6.0);
-                y[node] = -a[node] / (1.0 + std::exp(a[node]));
-            }
-            const double slope01 = (y[1] - y[0]) / (a[1] - a[0]), slope12 = (y[2] - y[1]) / (a[2] - a[1]);
-            const double curve = (slope12 - slope01) / (a[2] - a[0]);  // Newton's divided differences
-            table[piece] = static_cast<float>(y[0] - a[0] * slope01 + a[0] * a[1] * curve);
-            table[16 + piece] = static_cast<float>(slope01 - (a[0] + a[1]) * curve);
-            table[32 + piece] = static_cast<float>(curve);
+            const Parabola p = parabola(low, high, [](double a) { return -a / (1.0 + std::exp(a)); });
+            table[piece] = static_cast<float>(p.c0);
+            table[16 + piece] = static_cast<float>(p.c1);
+            table[32 + piece] = static_cast<float>(p.c2);
         }
+        return table;
+    }
+
+    // SiLU itself, in coefficients that fp16 holds: 32 pieces, 0 in the first and x in the last. [3][32]. What rounding
+    // a coefficient takes away, the constant gives back in the piece's middle.
+    static Aligned<float> half_silu_table() {
+        Aligned<float> table(3 * 32);
+        const auto silu = [](double x) { return x / (1.0 + std::exp(-x)); };
+        const auto half = [](double x) {  // 11 bits
+            int exponent = 0;
+            const double mantissa = std::frexp(x, &exponent);
+            return std::ldexp(std::nearbyint(std::ldexp(mantissa, 11)), exponent - 11);
+        };
+        for (int piece = 1; piece < 31; ++piece) {
+            const double middle = (piece - 16) * static_cast<double>(half_silu_step);
+            const double wide = 0.5 * static_cast<double>(half_silu_step);
+            const Parabola p = parabola(middle - wide, middle + wide, silu);
+            const double c2 = half(p.c2), c1 = half(p.c1 + 2.0 * middle * (p.c2 - c2));
+            const double c0 = half(p.c0 + middle * (p.c1 - c1) + middle * middle * (p.c2 - c2));
+            table[piece] = static_cast<float>(c0);
+            table[32 + piece] = static_cast<float>(c1);
+            table[64 + piece] = static_cast<float>(c2);
+        }
+        table[32 + 31] = 1.0f;
         return table;
     }
 

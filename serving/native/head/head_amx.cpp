@@ -1,5 +1,5 @@
-// AMX: products of 16 outputs, 16 contracts and 64 bytes of inputs at a time. bf16: both layers in bf16. int8: the
-// first layer in bf16 (its features share no unit), the second in bytes.
+// AMX in int8: products of 16 outputs, 16 contracts and 64 bytes of inputs at a time. The first layer is in bf16 (its
+// features share no unit), the second in bytes.
 //
 // Tiles 0..3 are sums [2 x 16 outputs][V x 16 contracts], 4 and 5 weights, 6 and 7 contracts. All are 16 rows of 64
 // bytes, so one configuration serves both layers; the calling thread's tiles are released before the call returns.
@@ -89,21 +89,6 @@ inline void for_sums(size_t width, const float* sums, Finish finish) {
     }
 }
 
-struct PairNet {
-    template <int V>
-    static void layers(const HeadView& head, const Places& at, __m512 (&total)[V]) {
-        const QuickSilu silu(head);
-        pair_features<V>(head, at);
-        multiply_pairs<V>(head.first, at.start, head.width, at.words, at.raw);
-        for_sums<V>(head.width, at.raw,
-                    [&](size_t out, const __m512(&y)[8][V]) { hide_pairs<V>(silu, out, y, at.hidden); });
-        multiply_pairs<V>(head.second, head.second_bias, head.width, at.hidden, at.raw);
-        for_sums<V>(head.width, at.raw, [&](size_t out, const __m512(&y)[8][V]) {
-            add_block<Avx512, QuickSilu, V>(head.last + out, silu, y, total);
-        });
-    }
-};
-
 struct ByteNet {
     template <int V>
     static void layers(const HeadView& head, const Places& at, __m512 (&total)[V]) {
@@ -149,9 +134,6 @@ void volatility(const HeadView& head, const float* context, const float* contrac
 }  // namespace
 
 namespace heads {
-HeadPlan amx_bf16() {
-    return {volatility<PairNet>, HeadLayout::tiles, Precision::bf16, Precision::bf16, 16, 32};
-}
 HeadPlan amx_int8() {
     return {volatility<ByteNet>, HeadLayout::tiles, Precision::bf16, Precision::int8, 16, 64};
 }

@@ -7,6 +7,7 @@
 // A product's inputs are grouped into words of 4 bytes: 1 float, 2 bf16 or 4 int8. Packed weights are
 //     blocks   [outputs / block][groups][block]       words; a kernel broadcasts one and multiplies a vector of
 //     contracts tiles    [outputs / 16][groups / 16][16][16]    words: [output][group] of one AMX tile
+//     rows     the same with [group][output] in a tile: contracts are rows of the other operand
 // with zeros where there is no such input or output.
 #pragma once
 
@@ -30,9 +31,9 @@ struct HeadView {
     const float* context_weights;  // [D][W]: the context's columns of the first layer
     const float* first_bias;       // [W]
     const float* second_bias;      // [W]; int8: less what the activations' offset adds
-    const float* last;             // [W]
-    const float* linear;           // [K]
-    const float* silu_table;       // [3][16]: see silu_table() in head.cpp
+    const float* last;             // [W]; rows: words [W / 2][2], see head_rows_amx.cpp
+    const float* linear;           // [K]; rows: words [first.groups][2]
+    const float* silu_table;       // [3][16], rows [3][32]: see silu_table() in head.cpp
     float bias;                    // of the linear term and of the last layer
     float trust, unit;
     float* scratch;  // aligned; what lies where: `places` in tile.hpp
@@ -41,7 +42,7 @@ struct HeadView {
 using HeadKernel = void (*)(const HeadView& head, const float* context, const float* contracts, size_t count,
                             size_t stride, float share, bool add, float* iv);
 
-inline constexpr size_t most_tile_contracts = 48;
+inline constexpr size_t most_tile_contracts = 64;
 
 // Activations of the second layer in int8 are 0..255: SiLU plus this (its minimum is -0.27846), in 255ths of the
 // contract's own largest.
@@ -50,7 +51,10 @@ inline constexpr float silu_offset = 0.2785f;
 // Where the table of quick SiLUs ends: beyond, SiLU is max(0, x) but for 5e-4.
 inline constexpr float silu_table_end = 10.0f;
 
-enum class HeadLayout { blocks, tiles };
+// Width of a piece of the table of SiLUs in fp16: piece i of 32 is around (i - 16) steps.
+inline constexpr float half_silu_step = 0.625f;
+
+enum class HeadLayout { blocks, tiles, rows };
 
 struct HeadPlan {
     HeadKernel kernel;

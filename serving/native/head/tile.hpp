@@ -92,6 +92,20 @@ inline void add_block(const float* last, const Silu& silu, const typename Simd::
     }
 }
 
+// From a vector of corrections to `count` volatilities.
+template <class Simd>
+inline void store_volatility(const HeadView& head, typename Simd::F total, typename Simd::F prior,
+                             typename Simd::F anchored, float share, bool add, size_t count, float* iv) {
+    using F = typename Simd::F;
+    F relative = Simd::mul(Simd::mul(Simd::set(head.trust), total), anchored);
+    relative = Simd::div(Simd::mul(relative, Simd::set(head.unit)), prior);
+    // min and max give their second operand where one is NaN
+    relative = Simd::max(Simd::set(-1.0f), Simd::min(Simd::set(1.0f), relative));
+    const F found = Simd::mul(prior, Simd::exponential(relative));
+    const F before = add ? Simd::load_some(iv, count) : Simd::set(0.0f);
+    Simd::store_some(iv, Simd::fma(Simd::set(share), found, before), count);
+}
+
 template <class Simd, class Net, int V>
 inline void tile(const HeadView& head, const Places& at, const float* contracts, size_t count, size_t stride,
                  float share, bool add, float* iv) {
@@ -111,15 +125,7 @@ inline void tile(const HeadView& head, const Places& at, const float* contracts,
     Net::template layers<V>(head, at, total);
     for (int v = 0; v < V; ++v) {
         const F prior = Simd::load(at.features + v * lanes), anchored = Simd::load(at.features + 2 * wide + v * lanes);
-        F relative = Simd::mul(Simd::mul(Simd::set(head.trust), total[v]), anchored);
-        relative = Simd::div(Simd::mul(relative, Simd::set(head.unit)), prior);
-        // min and max give their second operand where one is NaN
-        relative = Simd::max(Simd::set(-1.0f), Simd::min(Simd::set(1.0f), relative));
-        const F found = Simd::mul(prior, Simd::exponential(relative));
-        float* out = iv + v * lanes;
-        const size_t some = count - v * lanes;
-        const F before = add ? Simd::load_some(out, some) : Simd::set(0.0f);
-        Simd::store_some(out, Simd::fma(Simd::set(share), found, before), some);
+        store_volatility<Simd>(head, total[v], prior, anchored, share, add, count - v * lanes, iv + v * lanes);
     }
 }
 

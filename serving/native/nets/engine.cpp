@@ -1,5 +1,7 @@
 #include "nets/engine.hpp"
 
+#include "base/subnormals.hpp"
+
 namespace strikeforge {
 
 NativeEngine::NativeEngine(std::vector<Member> members) : members_(std::move(members)) {
@@ -31,6 +33,7 @@ void NativeEngine::advance(const float* x) {
 }
 
 void NativeEngine::head(const float* context, const float* contracts, size_t count, size_t stride, float* iv) {
+    const SubnormalsAreZero quickly;
     const float share = 1.0f / static_cast<float>(members_.size());
     bool add = false;
     for (Member& member : members_) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/subnormals.hpp"
 #include "dense/kernels.hpp"
 #include "nets/encoder.hpp"
 #include "nets/lstm_memory.hpp"
@@ -29,18 +30,22 @@ std::vector<std::int32_t> gate_order(size_t hidden) {
 }
 
 struct Layer {
+    Precision of_input;       // of W: bf16 under int8 in the first layer
     Matrix input, recurrent;  // W, U
     Aligned<float> bias;      // both biases, in packed order
     Aligned<float> cell;      // after the last closed step
     Aligned<float> ahead;     // U h + b of the last closed step
     Aligned<float> next_cell, next_hidden;
 
-    Layer(Weights& weights, Precision precision, size_t index, size_t below, size_t hidden) {
+    // Hidden outputs lie within +-1 and share a scale well; a market's step doesn't: one large feature would leave the
+    // others no bits.
+    Layer(Weights& weights, Precision precision, size_t index, size_t below, size_t hidden)
+        : of_input(index == 0 && precision == Precision::int8 ? Precision::bf16 : precision) {
         const auto tensor = [&](const char* kind, const Shape& shape) {
             return weights.take("lstm." + std::string(kind) + "_l" + std::to_string(index), shape);
         };
         const auto order = gate_order(hidden);
-        input = Matrix(precision, tensor("weight_ih", {4 * hidden, below}), 4 * hidden, below, order);
+        input = Matrix(of_input, tensor("weight_ih", {4 * hidden, below}), 4 * hidden, below, order);
         recurrent = Matrix(precision, tensor("weight_hh", {4 * hidden, hidden}), 4 * hidden, hidden, order);
         const float* of_input = tensor("bias_ih", {4 * hidden});
         const float* of_hidden = tensor("bias_hh", {4 * hidden});
@@ -80,15 +85,20 @@ class Lstm final : public Encoder {
     }
 
     void reset() override {
+        const SubnormalsAreZero quickly;
         clear();
         history_.zero();
         oldest_ = 0;
         if (choice_.semantics == Semantics::window) run_history();
     }
 
-    void evaluate(const float* x, float* context) override { memory_.context_of(step(x), context); }
+    void evaluate(const float* x, float* context) override {
+        const SubnormalsAreZero quickly;
+        memory_.context_of(step(x), context);
+    }
 
     void advance(const float* x) override {
+        const SubnormalsAreZero quickly;
         if (choice_.semantics == Semantics::stateful) {
             commit(x);
         } else if (steps_ > 1) {
@@ -120,7 +130,7 @@ class Lstm final : public Encoder {
         size_t width = features_;
         for (Layer& layer : layers_) {
             VectorView operand{operand_.data(), 1.0f};
-            kernels_.load(choice_.precision, x, width, &operand);
+            kernels_.load(layer.of_input, x, width, &operand);
             kernels_.gemv(layer.input.view(), operand, layer.ahead.data(), gates_.data());
             kernels_.lstm_cell(gates_.data(), layer.cell.data(), layer.next_cell.data(), layer.next_hidden.data(),
                                padded(hidden_));

@@ -16,6 +16,7 @@
 #include <limits>
 
 #include "base/aligned.hpp"
+#include "base/subnormals.hpp"
 #include "dense/kernels.hpp"
 #include "nets/encoder.hpp"
 #include "nets/transformer_kernels.hpp"
@@ -180,6 +181,7 @@ class Transformer final : public Encoder {
     }
 
     void reset() override {
+        const SubnormalsAreZero quickly;
         forget();
         if (semantics_ == Semantics::stateful) return;
         rows_.zero();
@@ -192,6 +194,7 @@ class Transformer final : public Encoder {
     }
 
     void evaluate(const float* x, float* context) override {
+        const SubnormalsAreZero quickly;
         run(x, false);
         dense_.layer_norm(residual_.data(), norm_.gain.data(), norm_.shift.data(), shapes_.width, normed_.data());
         multiply(project_, Precision::fp32, normed_.data(), shapes_.width, project_.bias.data(), context_.data());
@@ -200,6 +203,7 @@ class Transformer final : public Encoder {
     }
 
     void advance(const float* x) override {
+        const SubnormalsAreZero quickly;
         if (carried_) {
             commit(x);
             return;

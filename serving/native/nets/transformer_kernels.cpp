@@ -9,7 +9,8 @@ namespace {
 std::array<TransformerKernels, isa_count> make_tables() {
     std::array<TransformerKernels, isa_count> out{};
     TransformerKernels table{};
-    for (int level = 0; level < isa_count; ++level) {
+    // What fills a table is itself compiled for its set: only the sets that this CPU has may be asked.
+    for (int level = 0; level <= static_cast<int>(supported_isa()); ++level) {
         switch (static_cast<Isa>(level)) {
             case Isa::portable:
                 tables::portable(table);

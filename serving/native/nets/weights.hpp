@@ -37,11 +37,14 @@ class Weights {
     std::set<std::string> taken_;
 };
 
+// Far above any net of ours; a sum of so many int8 products (127 x 255 each) doesn't overflow its 32 bits.
+inline constexpr size_t largest_size = 1u << 15;
+
 // The whole numbers of a net's configuration (the manifest's model_config).
 class Sizes {
   public:
     explicit Sizes(std::map<std::string, double> values) : values_(std::move(values)) {}
-    size_t take(const std::string& name, size_t least = 1, size_t most = 1u << 20) const;
+    size_t take(const std::string& name, size_t least = 1, size_t most = largest_size) const;
 
   private:
     std::map<std::string, double> values_;

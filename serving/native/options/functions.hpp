@@ -34,14 +34,15 @@ inline Vector log_ratio(Vector a, Vector b) {
     const Mask high = less(bottom * set(fits::sqrt2), top), low = less(top * set(fits::sqrt2), bottom);
     top = choose(high, top * set(0.5), choose(low, top + top, top));
     k = choose(high, k + set(1.0), choose(low, k - set(1.0), k));
-    const Vector f = (top - bottom) / (top + bottom), square = f * f;
+    const Vector f = quotient(top - bottom, top + bottom), square = f * f;
     const Vector small = fma(f * square, polynomial(fits::atanh, square), f + f);  // 2 atanh(f)
     return fma(k, set(fits::ln2_high), fma(k, set(fits::ln2_low), small));
 }
 
 // Mills' ratio Phi(-z) / phi(z) for z >= 0.
 inline Vector mills(Vector z) {
-    const Vector u = set(1.0) / (z + set(fits::mills_centre));
+    const Vector bounded = smaller(set(1e100), z);  // quotient's bottom; NaN stays
+    const Vector u = quotient(set(1.0), bounded + set(fits::mills_centre));
     const Vector t = fma(set(-2.0 * fits::mills_centre), u, set(1.0));
     return u * polynomial(fits::mills, t);
 }

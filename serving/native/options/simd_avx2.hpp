@@ -31,6 +31,10 @@ inline Vector product_error(Vector a, Vector b, Vector product) {
 inline Vector square_root(Vector x) {
     return _mm256_sqrt_pd(x);
 }
+// top / bottom; where a set has a faster way, only for a normal bottom below 2^1000.
+inline Vector quotient(Vector top, Vector bottom) {
+    return top / bottom;
+}
 inline Vector choose(Mask mask, Vector yes, Vector no) {
     return _mm256_blendv_pd(no, yes, (__m256d)mask);
 }

@@ -34,6 +34,14 @@ inline Vector product_error(Vector a, Vector b, Vector product) {
 inline Vector square_root(Vector x) {
     return _mm512_maskz_sqrt_pd(all, x);
 }
+// top / bottom for a normal bottom below 2^1000 and a quotient far from under- and overflow: within 1 unit in the last
+// place, in a third of vdivpd's time. The estimate's 2^-14 is squared, and squared again by correcting the quotient.
+inline Vector quotient(Vector top, Vector bottom) {
+    Vector inverse = _mm512_maskz_rcp14_pd(all, bottom);
+    inverse = _mm512_fmadd_pd(inverse, _mm512_fnmadd_pd(bottom, inverse, set(1.0)), inverse);
+    const Vector found = _mm512_mul_pd(top, inverse);
+    return _mm512_fmadd_pd(inverse, _mm512_fnmadd_pd(bottom, found, top), found);
+}
 inline Vector choose(Mask mask, Vector yes, Vector no) {
     return _mm512_mask_blend_pd(mask, no, yes);
 }

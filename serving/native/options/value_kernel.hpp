@@ -56,7 +56,7 @@ inline void value_block(const Options& options, size_t place, const Greeks& out)
     if (out.price) put_out(out.price, price);
     if (out.rho) put_out(out.rho, (zero - t) * price);
 
-    const Vector bell = n / f;  // phi(D1)
+    const Vector inverse_f = one / f, bell = n * inverse_f;  // bell: phi(D1)
     const Vector vega = discount * n * root;
     if (out.delta) {
         const Vector tail = bell * choose(lower, mills1, mills2);
@@ -64,7 +64,7 @@ inline void value_block(const Options& options, size_t place, const Greeks& out)
         const Mask rest_of_one = (still & in_money) | (~still & (against ^ (lower & beyond)));
         put_out(out.delta, discount * w * choose(rest_of_one, one - tail, tail));
     }
-    if (out.gamma) put_out(out.gamma, discount * bell * inverse_s / f);
+    if (out.gamma) put_out(out.gamma, discount * bell * inverse_s * inverse_f);
     if (out.vega) put_out(out.vega, vega);
     if (out.theta) {
         const Mask now = equal(t, zero);

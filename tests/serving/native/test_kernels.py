@@ -159,20 +159,3 @@ def test_layer_norm(isa: str, n: int, seed: int, middle: float) -> None:
     exact = (x64 - x64.mean()) * unit * gain + shift
     bound = (n + 16) * UNIT * ((np.abs(x64).max() * unit + np.abs(exact - shift)) * (1 + np.abs(gain)) + np.abs(shift))
     assert np.all(np.abs(out - exact) <= bound)
-
-
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("count", [1, 2, 15, 16, 51, 100])
-@pytest.mark.parametrize("width", [16, 32, 112])
-def test_attend(isa: str, count: int, width: int) -> None:
-    rng = np.random.default_rng([count, width])
-    query, bias = (rng.normal(size=size).astype(np.float32) for size in (width, count))
-    memory, value = (rng.normal(size=(count, width)).astype(np.float32) for _ in range(2))
-    out = np.full(width, np.nan, np.float32)
-    K.attend(isa, query, memory, value, 0.25, bias, out, width)
-    score = 0.25 * (memory.astype(np.float64) @ query) + bias
-    weight = np.exp(score - score.max())
-    exact = weight / weight.sum() @ value.astype(np.float64)
-    off = (width + 8) * UNIT * (0.25 * (np.abs(memory).astype(np.float64) @ np.abs(query)) + np.abs(bias)).max()
-    assert np.abs(out - exact).max() <= (2 * off + (count + 24) * UNIT) * np.abs(value).max()
-    assert np.isclose(K.dot(isa, query, memory[0], width), memory[0].astype(np.float64) @ query, atol=width * 1e-6)
