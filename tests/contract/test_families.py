@@ -27,7 +27,7 @@ from pipelines.trained import load_trained
 from serving.bundle import Bundle, load_bundle, store_bundle
 from serving.cli import main
 from serving.demo import unpack_demo
-from serving.engine import open_surface_engine
+from serving.engine import open_surface_engine, unavailable_engines
 from serving.errors import DataError, EngineError, run_command
 from serving.folder_store import FolderStore
 from serving.ledger import Ledger
@@ -139,6 +139,20 @@ def test_a_host_uses_the_bundle(made: Made, tmp_path: Path, capsys: pytest.Captu
     assert "golden" in told
     with out.open() as file:
         assert len(list(csv.DictReader(file))) > 20
+
+
+@only_surfaces
+@pytest.mark.skipif(unavailable_engines()["native"] is not None, reason=str(unavailable_engines()["native"]))
+def test_a_surface_is_judged_natively_unless_said_and_in_fp32_alone(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["inspect", "--model", made.family, "--store", str(made.store), "--development", "--demo"]
+    assert run_command(main, asked) == 0
+    told = capsys.readouterr().out
+    assert "engine native " in told
+    assert f"{CELLS} cells as expected" in told
+    assert run_command(main, [*asked, "--precision", "bf16"]) == 8
+    assert "surfaces are completed and judged in fp32, 'bf16' was asked for" in capsys.readouterr().err
 
 
 def test_a_host_refuses_the_other_tasks_command_by_name(
