@@ -47,13 +47,13 @@ struct Layer {
         const auto order = gate_order(hidden);
         input = Matrix(of_input, tensor("weight_ih", {4 * hidden, below}), 4 * hidden, below, order);
         recurrent = Matrix(precision, tensor("weight_hh", {4 * hidden, hidden}), 4 * hidden, hidden, order);
-        const float* of_input = tensor("bias_ih", {4 * hidden});
-        const float* of_hidden = tensor("bias_hh", {4 * hidden});
+        const float* input_bias = tensor("bias_ih", {4 * hidden});
+        const float* recurrent_bias = tensor("bias_hh", {4 * hidden});
         bias = Aligned<float>(order.size());
         ahead = Aligned<float>(order.size());
         for (size_t place = 0; place < order.size(); ++place) {
             const auto row = static_cast<size_t>(order[place]);
-            if (order[place] >= 0) bias[place] = of_input[row] + of_hidden[row];
+            if (order[place] >= 0) bias[place] = input_bias[row] + recurrent_bias[row];
         }
         cell = Aligned<float>(padded(hidden));
         next_cell = Aligned<float>(padded(hidden));
