@@ -7,7 +7,7 @@ E width, W band.
 On the tick's path are the weights that the open step's input meets: W of every layer (U times the last output is known
 before the tick and computed by `advance`), the pooling's query and the T-1 outputs before (kept as rows of weights, in
 the weights' precision), both halves of the projection for the newest output, and the projections of the T-1 outputs
-before, known ahead, in fp32. The first layer's W and the projection are bf16 under int8. Of the transformer it is everything, and its rings of
+before, known ahead, in fp32. The projection is bf16 under int8. Of the transformer it is everything, and its rings of
 keys and values in fp32; what meets its input and its output is fp32 too. Vectors, biases and scales are left out: a
 few kilobytes.
 """
@@ -31,7 +31,7 @@ def path_weights(case: Case) -> tuple[int, int]:
     size = case.sizes
     if case.family == "pricing_lstm":
         features, hidden, layers = size["step_features"], size["hidden"], size["layers"]
-        return (4 * (layers - 1) + 1) * hidden * hidden, 4 * hidden * features + 2 * hidden * CONTEXT
+        return 4 * hidden * (features + (layers - 1) * hidden) + hidden * hidden, 2 * hidden * CONTEXT
     width, layers = size["width"], size["layers"]
     return layers * (3 + 1 + 2 + 2) * width * width, size["step_features"] * width + width * CONTEXT
 

@@ -120,6 +120,17 @@ void Matrix::clear() {
     correction_.zero();
 }
 
+MatrixView Matrix::panel(size_t index) const {
+    const size_t first = index * panel_vectors * lanes, left = rows_ - first;
+    const size_t element = precision_ == Precision::fp32 ? 4 : precision_ == Precision::bf16 ? 2 : 1;
+    MatrixView view = this->view();
+    view.rows = std::min(left, panel_vectors * lanes);
+    view.weights = weights_.data() + first * view.padded_columns * element;
+    view.scale += first;
+    view.correction += first;
+    return view;
+}
+
 MatrixView Matrix::view() const {
     return {precision_, rows_, columns_, padded(columns_, 4), weights_.data(), scale_.data(), correction_.data()};
 }

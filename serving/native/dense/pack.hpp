@@ -38,6 +38,8 @@ class Matrix {
     void set_column(size_t column, const float* values);
     void clear();  // zeros
     MatrixView view() const;
+    MatrixView panel(size_t index) const;  // of rows [128 index, 128 index + 128)
+    size_t panels() const { return (rows_ / lanes + panel_vectors - 1) / panel_vectors; }
     size_t rows() const { return rows_; }  // padded
 
   private:

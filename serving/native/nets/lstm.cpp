@@ -29,23 +29,41 @@ std::vector<std::int32_t> gate_order(size_t hidden) {
     return order;
 }
 
+// A power of two near the largest magnitude of a column, so that scaling by it rounds nothing.
+float scale_of(const float* column, size_t rows, size_t stride) {
+    float largest = 0.0f;
+    for (size_t row = 0; row < rows; ++row) largest = std::fmax(largest, std::fabs(column[row * stride]));
+    int exponent = 0;
+    std::frexp(largest, &exponent);
+    return largest > smallest_scaled ? std::ldexp(1.0f, exponent) : 1.0f;
+}
+
+// The first layer under int8 is split. Hidden outputs lie within +-1 and share a scale well; the features of a market's
+// step share none, and a large one would leave the others no bits. So W's columns are brought to one size, the features
+// take what that costs, and the step goes in twice: rounded and, on a scale of its own, what rounding left (16 bits).
 struct Layer {
-    Precision of_input;       // of W: bf16 under int8 in the first layer
-    Matrix input, recurrent;  // W, U
-    Aligned<float> bias;      // both biases, in packed order
-    Aligned<float> cell;      // after the last closed step
-    Aligned<float> ahead;     // U h + b of the last closed step
+    bool split;
+    Aligned<float> column_scale;  // W[:, c] is packed divided by it; ones where not split
+    Matrix input, recurrent;      // W, U
+    Aligned<float> bias;          // both biases, in packed order
+    Aligned<float> cell;          // after the last closed step
+    Aligned<float> ahead;         // U h + b of the last closed step
     Aligned<float> next_cell, next_hidden;
 
-    // Hidden outputs lie within +-1 and share a scale well; a market's step doesn't: one large feature would leave the
-    // others no bits.
     Layer(Weights& weights, Precision precision, size_t index, size_t below, size_t hidden)
-        : of_input(index == 0 && precision == Precision::int8 ? Precision::bf16 : precision) {
+        : split(precision == Precision::int8 && index == 0) {
         const auto tensor = [&](const char* kind, const Shape& shape) {
             return weights.take("lstm." + std::string(kind) + "_l" + std::to_string(index), shape);
         };
         const auto order = gate_order(hidden);
-        input = Matrix(of_input, tensor("weight_ih", {4 * hidden, below}), 4 * hidden, below, order);
+        const float* w = tensor("weight_ih", {4 * hidden, below});
+        std::vector<float> unit_columns(w, w + 4 * hidden * below);
+        column_scale = Aligned<float>(below);
+        for (size_t column = 0; column < below; ++column) {
+            column_scale[column] = split ? scale_of(w + column, 4 * hidden, below) : 1.0f;
+            for (size_t row = 0; row < 4 * hidden; ++row) unit_columns[row * below + column] /= column_scale[column];
+        }
+        input = Matrix(precision, unit_columns.data(), 4 * hidden, below, order);
         recurrent = Matrix(precision, tensor("weight_hh", {4 * hidden, hidden}), 4 * hidden, hidden, order);
         const float* input_bias = tensor("bias_ih", {4 * hidden});
         const float* recurrent_bias = tensor("bias_hh", {4 * hidden});
@@ -77,6 +95,8 @@ class Lstm final : public Encoder {
           memory_(weights, choice, steps_, hidden_, sizes.take("context")),
           gates_(4 * padded(hidden_)),
           operand_(4 * padded(std::max(features_, hidden_))),
+          rest_(padded(features_)),
+          rest_operand_(padded(features_)),
           history_(choice.semantics == Semantics::window ? (steps_ - 1) * features_ : 0) {
         const size_t layers = sizes.take("layers", 1, 64);
         for (size_t index = 0; index < layers; ++index)
@@ -129,15 +149,34 @@ class Lstm final : public Encoder {
     const float* step(const float* x) {
         size_t width = features_;
         for (Layer& layer : layers_) {
-            VectorView operand{operand_.data(), 1.0f};
-            kernels_.load(layer.of_input, x, width, &operand);
-            kernels_.gemv(layer.input.view(), operand, layer.ahead.data(), gates_.data());
+            if (layer.split) {
+                multiply_in_two(layer, x);
+            } else {
+                VectorView operand{operand_.data(), 1.0f};
+                kernels_.load(choice_.precision, x, width, &operand);
+                kernels_.gemv(layer.input.view(), operand, layer.ahead.data(), gates_.data());
+            }
             kernels_.lstm_cell(gates_.data(), layer.cell.data(), layer.next_cell.data(), layer.next_hidden.data(),
                                padded(hidden_));
             x = layer.next_hidden.data();
             width = hidden_;
         }
         return x;
+    }
+
+    // Each panel of weights meets both halves of the step while it lies in the first-level cache.
+    void multiply_in_two(const Layer& layer, const float* x) {
+        VectorView rounded{operand_.data(), 1.0f}, rest{rest_operand_.data(), 1.0f};
+        for (size_t i = 0; i < features_; ++i) rest_[i] = x[i] * layer.column_scale[i];
+        kernels_.load(Precision::int8, rest_.data(), features_, &rounded);
+        for (size_t i = 0; i < features_; ++i) rest_[i] -= rounded.scale * (static_cast<float>(operand_[i]) - 128.0f);
+        kernels_.load(Precision::int8, rest_.data(), features_, &rest);
+        for (size_t index = 0; index < layer.input.panels(); ++index) {
+            const MatrixView panel = layer.input.panel(index);
+            const size_t first = index * panel_vectors * lanes;
+            kernels_.gemv(panel, rounded, layer.ahead.data() + first, gates_.data() + first);
+            kernels_.gemv(panel, rest, gates_.data() + first, gates_.data() + first);
+        }
     }
 
     void commit(const float* x) {
@@ -157,6 +196,8 @@ class Lstm final : public Encoder {
     std::vector<Layer> layers_;
     Aligned<float> gates_;
     Aligned<std::uint8_t> operand_;
+    Aligned<float> rest_;  // of a split step: what rounding leaves
+    Aligned<std::uint8_t> rest_operand_;
     Aligned<float> history_;  // window semantics: the last T-1 closed steps, a ring that begins at `oldest_`
     size_t oldest_ = 0;
 };

@@ -143,14 +143,15 @@ def contexts_of(engine: Any, steps: np.ndarray) -> np.ndarray:
 
 def test_engines_in_two_threads_dont_meet() -> None:
     """One engine per thread: made and run at once, each answers as it does alone."""
+    net = net_of(F, 18, 2, T)  # once: torch draws weights from a generator that threads share
     steps = [rows(200, seed) for seed in range(2)]
-    alone = [contexts_of(encoder("pricing_lstm", "stateful"), one) for one in steps]
+    alone = [contexts_of(encoder_of(net, "stateful"), one) for one in steps]
     found: list[Any] = [None, None]
     start = threading.Barrier(2)
 
     def work(place: int) -> None:
         start.wait()
-        found[place] = contexts_of(encoder("pricing_lstm", "stateful"), steps[place])
+        found[place] = contexts_of(encoder_of(net, "stateful"), steps[place])
 
     threads = [threading.Thread(target=work, args=(place,)) for place in range(2)]
     for thread in threads:
