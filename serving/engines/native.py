@@ -5,8 +5,8 @@ sizes of the manifest's model_config. Data out: as in serving/engine.py. `precis
 vectors they are multiplied with: fp32, bf16, or int8 (a scale for each row of weights; one for each vector, found as it
 comes); sums and all else are fp32. Under int8 an LSTM takes the market's step itself in 16 bits and a transformer in
 fp32, so that one large feature doesn't take the others' bits; between layers, values 100 times the others would: what a
-net loses is for the gates of its precision to say, on data as it comes. `isa` limits the instruction set, "" is the best
-this CPU has (or STRIKEFORGE_ISA).
+net loses is for the gates of its precision to say, on data as it comes. `isa` limits the instruction set, "" is the
+best this CPU has (or STRIKEFORGE_ISA).
 
 NaN in a committed step stays for as long as the net remembers it: in `window` semantics until the step leaves the
 window, in `stateful` semantics of an LSTM until `reset`. Numbers below 1.2e-38 count as zero while a net runs: they
