@@ -1,40 +1,33 @@
 #include "options/black76.hpp"
 
-#include <array>
+#include "base/tables.hpp"
 
 namespace strikeforge {
 
 namespace {
 
-std::array<OptionKernels, isa_count> make_tables() {
-    std::array<OptionKernels, isa_count> out{};
-    OptionKernels table{};
-    // What fills a table is itself compiled for its set: only the sets that this CPU has may be asked.
-    for (int level = 0; level <= static_cast<int>(supported_isa()); ++level) {
-        switch (static_cast<Isa>(level)) {
-            case Isa::portable:
-                tables::portable(table);
-                break;
+void fill(Isa isa, OptionKernels& table) {
+    switch (isa) {
+        case Isa::portable:
+            tables::portable(table);
+            break;
 #if defined(STRIKEFORGE_X86)
-            case Isa::avx2:
-                tables::avx2(table);
-                break;
-            case Isa::avx512:
-                tables::avx512(table);
-                break;
+        case Isa::avx2:
+            tables::avx2(table);
+            break;
+        case Isa::avx512:
+            tables::avx512(table);
+            break;
 #endif
-            default:
-                break;  // nothing in later sets is of use in double precision
-        }
-        out[static_cast<size_t>(level)] = table;
+        default:
+            break;  // nothing in later sets is of use in double precision
     }
-    return out;
 }
 
 }  // namespace
 
 const OptionKernels& option_kernels(Isa isa) {
-    static const std::array<OptionKernels, isa_count> all = make_tables();
+    static const auto all = tables_by_isa<OptionKernels>(fill);
     return all[static_cast<size_t>(isa)];
 }
 
