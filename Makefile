@@ -94,7 +94,7 @@ sanitize-address sanitize-thread: $(INSTALLED)
 
 # The engines and libraries that benchmarks compare with.
 $(BIN)/.bench: pyproject.toml constraints.txt | $(INSTALLED)
-	python -m pip install --quiet --constraint constraints.txt openvino numba QuantLib vollib
+	python -m pip install --quiet --constraint constraints.txt openvino numba QuantLib vollib pyzmq
 	@touch $@
 
 compile: $(READY)  ## an engine pack of a version, or of the champion (docs/compile.md): MODEL= TARGET= [VERSION= STORE=]

@@ -12,6 +12,7 @@
     ├── StoreError                   9   a blob store refused or can't be reached
     │   └── BlobMissingError         9   there is no blob of that key
     ├── TrustError                  10   a release refused: unsigned, tampered, expired, replayed
+    ├── HostError                   14   a ring, a feed, limits or the loop of a trading host refused
     └── pipelines: RegistryError    11   MLflow refused or can't be reached; nothing was decided
                    SigningError     12   a signing key is missing, doesn't fit or isn't allowed
                    FollowUpError    13   the decision stands; MLflow or the channel hasn't followed: reconcile
@@ -98,6 +99,12 @@ class TrustError(StrikeforgeError):
     """What a channel says can't be trusted; what is installed stays as it is."""
 
     exit_code = 10
+
+
+class HostError(StrikeforgeError):
+    """A ring, a feed, limits or the loop of a trading host refused; no order left because of it."""
+
+    exit_code = 14
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

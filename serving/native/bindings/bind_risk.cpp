@@ -1,0 +1,7 @@
+#include "bindings/bindings.hpp"
+
+namespace strikeforge {
+
+void bind_risk(nanobind::module_&) {}
+
+}  // namespace strikeforge

@@ -1,0 +1,47 @@
+// What decides: sees the market and the contracts, asks for orders; the risk gate has the last word.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "host/risk.hpp"
+#include "market/book.hpp"
+
+namespace strikeforge {
+
+// Room for what one event may ask; never grows.
+class Intents {
+  public:
+    explicit Intents(size_t room) : room_(room) { intents_.reserve(room); }
+    void clear() { intents_.clear(); }
+    void ask(const Intent& intent) {
+        if (intents_.size() < room_) intents_.push_back(intent);
+    }
+    const Intent* begin() const { return intents_.data(); }
+    const Intent* end() const { return intents_.data() + intents_.size(); }
+
+  private:
+    size_t room_;
+    std::vector<Intent> intents_;
+};
+
+class Strategy {
+  public:
+    virtual ~Strategy() = default;
+    // After every event. Deterministic in its arguments and its own state; allocates nothing; reads no clock.
+    virtual void on_event(const Market& market, const Book& book, const std::vector<ContractState>& contracts,
+                          Intents& out) = 0;
+    virtual void on_fill(const Fill&) {}
+};
+
+// Asks for nothing.
+std::unique_ptr<Strategy> make_null_strategy();
+
+// A bid and an ask around every quoted contract's fair value; rules in docs/host-rules.md. Money and units as named.
+struct FixedWidth {
+    double half_width_money, quantity, requote_money, skew_money_per_unit, tick_money;
+};
+std::unique_ptr<Strategy> make_fixed_width(const FixedWidth& options);
+
+}  // namespace strikeforge

@@ -1,0 +1,1 @@
+#include "market/tick_features.hpp"
