@@ -91,7 +91,7 @@ def _lines(host: Host, why: str, changes: list[Change], findings: list[Finding])
         yield from _change_lines(change)
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
-        label = f"{finding.verdict.value:<8}{finding.topic:<{width}}  "
+        label = f"{finding.verdict.value:<9}{finding.topic:<{width}}  "
         yield f"{label}{finding.found}"
         indent = " " * len(label)
         if finding.why:

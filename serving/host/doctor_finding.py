@@ -1,6 +1,6 @@
 """What `strikeforge-host doctor` says: one finding per check, and what a check looks at.
 
-Invariant: every finding but a good one says why it matters, and a bad or doubtful one what mends it.
+Invariant: a bad or doubtful finding says why it matters and what mends it, an unknown one why it is unknown.
 """
 
 from __future__ import annotations
@@ -65,4 +65,4 @@ def bad(topic: str, found: str, why: str, remedy: str) -> Finding:
 
 
 def unknown(topic: str, why: str) -> Finding:
-    return Finding(topic, Verdict.UNKNOWN, "unknown", why)
+    return Finding(topic, Verdict.UNKNOWN, why)

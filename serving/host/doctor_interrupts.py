@@ -88,7 +88,7 @@ def timer_slack(host: Host) -> Finding:
     found = f"{slack_ns} ns"
     if slack_ns < DEFAULT_SLACK_NS:
         return good("timer_slack", found)
-    remedy = f"echo 1 > /{host.of_process('timerslack_ns')}; a loop that spins isn't touched"
+    remedy = "prctl(PR_SET_TIMERSLACK, 1), or echo 1 > /proc/PID/timerslack_ns; a loop that spins isn't touched"
     return warn("timer_slack", found, f"a sleep ends up to {slack_ns / 1000:g} us late", remedy)
 
 

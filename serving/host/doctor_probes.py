@@ -82,7 +82,7 @@ def idle_gaps(core: int, seconds: float) -> Finding:
         return unknown("idle_gaps", str(problem))
     p50, p99, p999, largest = np.percentile(gaps_us, [50, 99, 99.9, 100])
     found = f"p50 {p50:.2f}, p99 {p99:.2f}, p99.9 {p999:.1f}, max {largest:.1f} us"
-    found += f" (largest gap of each {WINDOW_NS // 1000} us, {windows} of them, core {core} idle but for it)"
+    found += f" (largest gap in each {WINDOW_NS // 1000} us of a spin on core {core}, {windows} of them)"
     if p99 <= GOOD_GAP_US:
         return good("idle_gaps", found)
     why = "a loop that does nothing already waits this long: no latency of this core can have better tails"

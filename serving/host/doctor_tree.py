@@ -1,7 +1,7 @@
 """What the kernel tells in /proc and /sys, read below one root so that a copied or made-up tree does as well.
 
 Data in: names such as "sys/devices/system/cpu/online". Data out: text, whole numbers, sets of cores. Invariants:
-nothing is written; whatever a file holds, the only exception is `UnreadableError`, whose message names the file and what is
+nothing is written; whatever a file holds, the only exception is `UnreadableError`, which names the file and what is
 wrong; text that goes on to a terminal is printable and short.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MOST_BYTES = 16 << 20  # of one file: /proc/interrupts of a large machine has a few hundred kilobytes
+PIECE_BYTES = 1 << 16  # the kernel refuses readers of /proc/sys who bring a buffer of megabytes (ENOMEM)
 MOST_CORES = 1 << 16  # Linux has at most 8,192
 LARGEST = 1 << 63
 ISOLATION_FLAGS = ("nohz", "domain", "managed_irq")  # of isolcpus=
@@ -34,8 +35,11 @@ class Tree:
     def text(self, name: str) -> str:
         """The whole file."""
         try:
-            with self.path(name).open("rb") as file:
-                return file.read(MOST_BYTES).decode("utf-8", errors="replace")
+            with self.path(name).open("rb", buffering=0) as file:
+                content = bytearray()
+                while len(content) < MOST_BYTES and (piece := file.read(PIECE_BYTES)):
+                    content += piece
+                return content.decode("utf-8", errors="replace")
         except (OSError, ValueError) as error:  # ValueError: a name with a zero byte, made of what another file said
             raise UnreadableError(f"/{shown(name)}: {_why(error)}") from error
 
