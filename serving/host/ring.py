@@ -10,8 +10,8 @@ goes on with the oldest record there is. A writer that comes after another goes 
 (`writers` grows). A reader with a name goes on where that name stood; what the last read gave counts as dealt with when
 the next is asked for, so a reader that was killed in between gets it once more.
 
-Limits: a writer or reader is used by one thread at a time, and not by a child made by fork() (which also keeps its
-parent's lock: use multiprocessing's `spawn`). Who shortens the file under a living process kills it (SIGBUS).
+Limits: a writer or reader is used by one thread at a time, and only by the process that opened it: in a child made by
+fork() it refuses. Who shortens the file under a living process kills that (SIGBUS).
 """
 
 from __future__ import annotations

@@ -170,6 +170,7 @@ RingReader::~RingReader() {
 
 void RingReader::leave() {
     Impl& self = *impl_;
+    if (self.ring.file->left_behind()) return;
     self.deal();
     if (self.entry == nullptr) return;
     self.entry->lossless.store(0, std::memory_order_release);
@@ -227,6 +228,10 @@ std::uint64_t RingReader::behind() const {
 
 std::uint64_t RingReader::writers() const {
     return impl_->ring.header->writers.load(std::memory_order_acquire);
+}
+
+bool RingReader::left_behind() const {
+    return impl_->ring.file->left_behind();
 }
 
 bool RingReader::writer_lives() const {

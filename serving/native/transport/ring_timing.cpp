@@ -36,13 +36,16 @@ std::int64_t receive_stamped(RingReader& reader, std::uint64_t count, std::int64
         size_t got = 0;
         if (latency_ns != nullptr) {
             got = reader.read(records[0]);
-            if (got) latency_ns[number] = monotonic_ns() - records[0].trade.arrival_ns;
+            if (got != 0) latency_ns[number] = monotonic_ns() - records[0].trade.arrival_ns;
         } else {
             got = reader.read_many(records, left < batch ? left : batch);
         }
         if (got != 0) {
             if (number == 0) first = monotonic_ns();
-            number += got;
+            for (size_t place = 0; place < got; ++place, ++number)
+                if (records[place].header.sequence != static_cast<std::uint32_t>(number))
+                    throw RingProblem("timed ring: record " + std::to_string(number) + " came as " +
+                                      std::to_string(records[place].header.sequence));
             heard = 0;
         } else if (heard == 0) {
             heard = monotonic_ns();

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -15,6 +16,7 @@
 #include <ctime>
 #include <map>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "transport/ring.hpp"
@@ -50,8 +52,10 @@ struct flock one_byte(short type, off_t byte) {
     return lock;
 }
 
-std::mutex mappings_mutex;
+// What this process has open and mapped. Held through a fork, so that the child finds it whole.
+std::mutex known_mutex;
 std::map<Inode, std::weak_ptr<Mapping>> mappings;
+std::set<SharedFile*> open_files;
 
 }  // namespace
 
@@ -102,9 +106,27 @@ std::unique_ptr<SharedFile> SharedFile::make(const std::string& path, size_t byt
     return file;
 }
 
+SharedFile::SharedFile(const std::string& path, int descriptor) : path_(path), descriptor_(descriptor) {
+    static const int registered =
+        ::pthread_atfork([] { known_mutex.lock(); }, [] { known_mutex.unlock(); }, close_all_in_child);
+    if (registered != 0) refuse_errno(path, "can't be kept from a child process", registered);
+    const std::lock_guard<std::mutex> guard(known_mutex);
+    open_files.insert(this);
+}
+
 SharedFile::~SharedFile() {
+    const std::lock_guard<std::mutex> guard(known_mutex);
+    open_files.erase(this);
     mapping_.reset();
-    ::close(descriptor_);
+    if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void SharedFile::close_all_in_child() {
+    for (SharedFile* file : open_files) {
+        if (file->descriptor_ >= 0) ::close(file->descriptor_);
+        file->descriptor_ = -1;
+    }
+    known_mutex.unlock();
 }
 
 bool SharedFile::publish() {
@@ -133,7 +155,7 @@ size_t SharedFile::read(void* to, size_t bytes) const {
 
 std::byte* SharedFile::map(size_t bytes) {
     const struct stat found = status_of(path_, descriptor_);
-    const std::lock_guard<std::mutex> guard(mappings_mutex);
+    const std::lock_guard<std::mutex> guard(known_mutex);
     std::weak_ptr<Mapping>& known = mappings[{found.st_dev, found.st_ino}];
     mapping_ = known.lock();
     if (!mapping_ || mapping_->bytes != bytes) {
