@@ -31,10 +31,12 @@ PyArrayObject* record_array(nb::handle object, bool written) {
             PyArray_NDIM(array) <= 1 && fits)
             return array;
     }
-    std::string found = nb::type_name(object.type()).c_str();
+    const nb::str type = nb::type_name(object.type());
+    std::string found = type.c_str();
     if (nb::hasattr(object, "dtype")) {
-        found += " of " + std::string(nb::str(object.attr("dtype")).c_str());
-        found += ", shape " + std::string(nb::str(object.attr("shape")).c_str());
+        const nb::str dtype = nb::repr(nb::object(object.attr("dtype")));
+        const nb::str shape = nb::repr(nb::object(object.attr("shape")));
+        found += std::string(" of ") + dtype.c_str() + ", shape " + shape.c_str();
     }
     throw RingProblem("records: expected a C-contiguous, aligned" + std::string(written ? ", writable" : "") +
                       " array [] or [N] of serving.host.records.RECORD or one of its views, found " + found);

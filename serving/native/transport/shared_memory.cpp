@@ -43,6 +43,10 @@ std::string folder_of(const std::string& path) {
     return slash == 0 ? "/" : path.substr(0, slash);
 }
 
+std::string in_proc(int descriptor) {
+    return "/proc/self/fd/" + std::to_string(descriptor);
+}
+
 struct flock one_byte(short type, off_t byte) {
     struct flock lock = {};
     lock.l_type = type;
@@ -130,8 +134,7 @@ void SharedFile::close_all_in_child() {
 }
 
 bool SharedFile::publish() {
-    const std::string unnamed = "/proc/self/fd/" + std::to_string(descriptor_);
-    if (::linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, path_.c_str(), AT_SYMLINK_FOLLOW) == 0) return true;
+    if (::linkat(AT_FDCWD, in_proc(descriptor_).c_str(), AT_FDCWD, path_.c_str(), AT_SYMLINK_FOLLOW) == 0) return true;
     if (errno == EEXIST) return false;
     refuse_errno(path_, "can't be given its name", errno);
 }
@@ -159,8 +162,13 @@ std::byte* SharedFile::map(size_t bytes) {
     std::weak_ptr<Mapping>& known = mappings[{found.st_dev, found.st_ino}];
     mapping_ = known.lock();
     if (!mapping_ || mapping_->bytes != bytes) {
-        void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, descriptor_, 0);
-        if (address == MAP_FAILED) refuse_errno(path_, "can't be mapped", errno);
+        // Opened once more: a mapping keeps the description that it was made of, and with it its locks, beyond ours.
+        const int again = ::open(in_proc(descriptor_).c_str(), O_RDWR | O_CLOEXEC);
+        if (again < 0) refuse_errno(path_, "can't be opened to be mapped", errno);
+        void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, again, 0);
+        const int error = errno;
+        ::close(again);
+        if (address == MAP_FAILED) refuse_errno(path_, "can't be mapped", error);
         mapping_ = std::make_shared<Mapping>(static_cast<std::byte*>(address), bytes);
         known = mapping_;
         std::erase_if(mappings, [](const auto& entry) { return entry.second.expired(); });
