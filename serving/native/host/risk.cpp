@@ -8,7 +8,6 @@ namespace strikeforge {
 
 namespace {
 
-constexpr std::uint8_t actions = is_new | is_replace | is_cancel;
 constexpr std::int64_t forever = std::numeric_limits<std::int64_t>::max();
 
 // Times come from data: the difference of two may be too large for one.
@@ -71,7 +70,7 @@ struct RiskGate::Checks {
     }
 
     static bool malformed(const RiskGate& gate, const Question& asked) {
-        const std::uint8_t action = asked.intent.flags & actions;
+        const std::uint8_t action = asked.intent.flags & ~is_buy;
         if (!asked.contract || (action != is_new && action != is_replace)) return true;
         const double price = asked.intent.price, quantity = asked.intent.quantity, tick = gate.limits_.tick_money;
         if (!std::isfinite(price) || !std::isfinite(quantity) || !(price > 0) || !(quantity > 0)) return true;
@@ -202,7 +201,6 @@ RiskGate::RiskGate(const Limits& limits, size_t contracts, OrderSink& orders, co
       orders_(orders),
       kill_(kill),
       records_(orders.written()),
-      value_(contracts),
       fair_(contracts),
       accepted_ns_(most_order_rate) {
     check_limits(limits);
@@ -228,17 +226,14 @@ void RiskGate::on_market(const Market& market, std::vector<ContractState>& contr
     }
 }
 
-// A contract that isn't priced keeps the value it last had.
+// A contract that isn't priced now is valued at the fair value it last had.
 void RiskGate::measure_profit(const std::vector<ContractState>& contracts) {
     double total = 0;
     for (size_t place = 0; place < contracts.size(); ++place) {
         const ContractState& contract = contracts[place];
         if (is_known(contract.fair)) fair_[place] = contract.fair;
-        if (contract.position == 0)
-            value_[place] = contract.cash;
-        else if (is_known(contract.fair))
-            value_[place] = contract.cash + contract.position * contract.fair * limits_.multiplier;
-        total += value_[place];
+        total += contract.position == 0 ? contract.cash
+                                        : contract.cash + contract.position * fair_[place] * limits_.multiplier;
     }
     profit_ = total;
 }
@@ -268,7 +263,7 @@ Reason RiskGate::submit(const Intent& intent, const Market& market, std::vector<
     if (kill_ && kill_->load(std::memory_order_acquire)) halt(Reason::kill_switch, market, contracts);
     ContractState* contract = intent.contract < contracts.size() ? &contracts[intent.contract] : nullptr;
     const bool buys = intent.flags & is_buy;
-    if ((intent.flags & actions) == is_cancel) {
+    if (intent.flags & is_cancel) {
         if (contract) cancel(intent.contract, buys, market, contracts);
         return Reason::none;
     }

@@ -128,7 +128,7 @@ class RiskGate {
     std::uint64_t accepted_ = 0, cancelled_ = 0, records_ = 0;
     std::uint64_t in_a_row_ = 0;  // refusals since the last acceptance
     double profit_ = 0, best_profit_ = 0;
-    std::vector<double> value_, fair_;       // of each contract, as last known
+    std::vector<double> fair_;               // of each contract, as last known; 0 before
     std::vector<std::int64_t> accepted_ns_;  // event times of the last most_order_rate accepted orders, a ring
     Seen reference_, previous_;
     std::int64_t pause_end_ns_ = 0;
