@@ -1,11 +1,14 @@
 """What a feed is: whatever writes market data into a host's ring.
 
-Data in: files, a network, a card. Data out: records (serving/host/records.py) in a ring, and a `FeedSummary` at the end.
+Data in: files, a network, a card. Data out: records (serving/host/records.py) in a ring, and a `FeedSummary` at the
+end.
 
 The seam. A receiver fills one ring and nothing else; the loop reads that ring and knows no receiver. A receiver of
 hardware (a card that decodes into memory of its own) fits in by doing what those here do:
-    event_ns     from the data, UTC                sequence   of its source, counted by one; a hole says what is lost
-    arrival_ns   CLOCK_MONOTONIC: when the wire delivered it (kernel or card stamps), or the scheduled arrival of a replay
+    event_ns     from the data, UTC
+    sequence     of its source, counted by one; a hole says what is lost
+    arrival_ns   CLOCK_MONOTONIC: when the wire delivered it (stamps of the kernel or the card), or, of a replay, when it
+                 was scheduled to arrive
     kinds        trade, quote, level, heartbeat only; the levels of a picture one after the other
 In C++ the same seam is `RecordSink` (serving/native/feed/sink.hpp).
 Invariants: `run` blocks until the feed ends or `stop` was called from another thread, and lets go of the interpreter's
@@ -17,10 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from serving.host.records import RECORD
+from serving.errors import HostError
+from serving.host.ring import RingWriter
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,15 @@ class FeedSummary:
 class Feed(Protocol):
     """A source of market data."""
 
-    def run(self, ring: Any) -> FeedSummary:
-        """Write records into a ring (serving.host.ring.RingWriter) until the end, or until stopped."""
+    def run(self, ring: RingWriter) -> FeedSummary:
+        """Write records into a ring until the end, or until stopped."""
 
     def stop(self) -> None:
         """End `run`, from another thread; before `run` too."""
 
 
-def bytes_of(records: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
-    """Records as the native core takes them."""
-    return np.ascontiguousarray(records, dtype=RECORD).view(np.uint8)
+def native_ring(ring: RingWriter) -> Any:
+    """The native side of a ring, for a native feed to write to."""
+    if ring._ring is None:
+        raise HostError(f"ring {ring.path!r}: it was closed: open it anew")
+    return ring._ring

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from serving.errors import DataError
 from serving.feeds.tape import PICTURE_RANK, QUOTE_RANK, TRADE_RANK, Bools, Part, Sieve, check_times, part_of
 from serving.feeds.vendor_files import NO_NUMBER, ColumnKind, Columns, VendorFile, open_vendor_file
-from serving.host.records import LEVEL_SHIFT, QUOTE, RECORD, TRADE, Flag, Kind
+from serving.host.records import LEVEL_SHIFT, QUOTE, RECORD, TRADE, Kind, QuoteFlags, TradeFlags
 
 Numbers = npt.NDArray[np.float64]
 
@@ -84,7 +84,7 @@ def _trades(file: VendorFile) -> Part:
     records["event_ns"], records["kind"] = columns["recv_ns"][sieve.kept], Kind.TRADE
     records["price"], records["size"] = columns["price"][sieve.kept], columns["qty"][sieve.kept]
     side = side[sieve.kept]
-    records["flags"] = np.where(side == 1, Flag.BUYER_TOOK, np.where(side == -1, Flag.SELLER_TOOK, 0))
+    records["flags"] = np.where(side == 1, TradeFlags.BUYER_TOOK, np.where(side == -1, TradeFlags.SELLER_TOOK, 0))
     return part_of(sieve, "trades", TRADE_RANK, _identity(file), records.view(RECORD))
 
 
@@ -95,7 +95,7 @@ def _quotes(file: VendorFile) -> Part:
     sieve.refuse("no price", ~bid & ~ask)
     records = np.zeros(int(sieve.kept.sum()), QUOTE)
     records["event_ns"], records["kind"] = columns["recv_ns"][sieve.kept], Kind.QUOTE
-    records["flags"] = Flag.HAS_BID | Flag.HAS_ASK
+    records["flags"] = QuoteFlags.HAS_BID | QuoteFlags.HAS_ASK
     for name, column in zip(("bid", "bid_size", "ask", "ask_size"), BBO, strict=True):
         records[name] = np.nan_to_num(columns[column][sieve.kept])
     return part_of(sieve, "bbo", QUOTE_RANK, _identity(file), records.view(RECORD))
@@ -122,8 +122,8 @@ def _book(file: VendorFile) -> Part:
     levels["event_ns"], levels["kind"] = columns["recv_ns"][kept][:, None], Kind.LEVEL
     place = np.arange(depth)
     levels["flags"] = (
-        np.where(has_bid, Flag.HAS_BID, 0) | np.where(has_ask, Flag.HAS_ASK, 0) | (place << LEVEL_SHIFT)
-        | np.where(place == 0, Flag.FIRST, 0) | np.where(place == lengths[:, None] - 1, Flag.LAST, 0)
+        np.where(has_bid, QuoteFlags.HAS_BID, 0) | np.where(has_ask, QuoteFlags.HAS_ASK, 0) | (place << LEVEL_SHIFT)
+        | np.where(place == 0, QuoteFlags.FIRST, 0) | np.where(place == lengths[:, None] - 1, QuoteFlags.LAST, 0)
     )  # fmt: skip
     for name, values, there in (
         ("bid", bid, has_bid), ("bid_size", bid_size, has_bid), ("ask", ask, has_ask), ("ask_size", ask_size, has_ask)

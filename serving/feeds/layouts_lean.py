@@ -26,7 +26,7 @@ import numpy.typing as npt
 from serving.errors import DataError
 from serving.feeds.tape import QUOTE_RANK, TRADE_RANK, Part, Sieve, Whole, part_of
 from serving.feeds.vendor_files import ColumnKind, Columns, VendorFile, open_vendor_file
-from serving.host.records import QUOTE, RECORD, TRADE, Flag, Kind
+from serving.host.records import QUOTE, RECORD, TRADE, Kind, QuoteFlags
 
 ZONE = "America/New_York"
 NAME = re.compile(r"(?P<symbol>[a-z0-9.]+?)(_\d{8})?_(quotes?|trades?)\b", re.IGNORECASE)
@@ -150,7 +150,9 @@ def _quotes(file: VendorFile) -> Part:
     kept = sieve.kept
     records = np.zeros(int(kept.sum()), QUOTE)
     records["event_ns"], records["kind"] = event_ns[kept], Kind.QUOTE
-    records["flags"] = np.where(speaks["bid"], Flag.HAS_BID, 0)[kept] | np.where(speaks["ask"], Flag.HAS_ASK, 0)[kept]
+    records["flags"] = (
+        np.where(speaks["bid"], QuoteFlags.HAS_BID, 0)[kept] | np.where(speaks["ask"], QuoteFlags.HAS_ASK, 0)[kept]
+    )
     for side in ("bid", "ask"):
         for name in (side, f"{side}_size"):
             records[name] = np.where(speaks[side], columns[name], 0.0)[kept]

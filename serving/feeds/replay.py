@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving import native
 from serving.errors import DataError
-from serving.feeds.feed import FeedSummary, bytes_of
+from serving.feeds.feed import FeedSummary, native_ring
 from serving.feeds.tape import Tape, kinds_of
+from serving.host.records import Records
+from serving.host.ring import RingWriter
 
 PACE = re.compile(r"x(?P<scaled>[0-9.]+)|(?P<fixed>[0-9.]+)/s", re.ASCII)
 LEAD_NS = 1_000_000  # from the call to the first arrival: the first event isn't late at once
@@ -56,17 +59,14 @@ class ReplayFeed:
 
     def __init__(self, tape: Tape, pace: Pace, *, busy: bool = True) -> None:
         """`busy`: spin until each arrival; else sleep until shortly before it."""
-        from serving.native import _core
-
         self._tape, self._pace, self._busy = tape, pace, busy
-        self._native = _core.Pacer()
+        self._native: Any = native.core().Pacer()
 
-    def run(self, ring: Any) -> FeedSummary:
+    def run(self, ring: RingWriter) -> FeedSummary:
         """Write the tape; returns early, between two events, when stopped."""
-        records = bytes_of(self._tape.records)
         start_ns = time.monotonic_ns() + LEAD_NS
         pace = self._pace
-        done = self._native.run(ring, records, pace.kind, pace.value, start_ns, self._busy)
+        done = self._native.run(native_ring(ring), self._tape.records, pace.kind, pace.value, start_ns, self._busy)
         written = self._tape.records[: done["records"]]
         counts = {"events": done["events"], "longest_delay_ns": done["latest_ns"]}
         return FeedSummary(done["records"], counts, kinds_of(written), self._tape.quarantined())
@@ -76,11 +76,9 @@ class ReplayFeed:
         self._native.stop()
 
 
-def arrivals(records: npt.NDArray[np.void], pace: Pace, start_ns: int) -> npt.NDArray[np.int64]:
+def arrivals(records: Records, pace: Pace, start_ns: int) -> npt.NDArray[np.int64]:
     """When each record arrives at a scaled or fixed pace whose first event arrives at `start_ns`."""
-    from serving.native import _core
-
     if pace.kind == "full":
         raise DataError("a replay at full pace has no schedule: use original, x10 or 20000/s")
-    scheduled: npt.NDArray[np.int64] = _core.feed_schedule(bytes_of(records), pace.kind, pace.value, start_ns)
+    scheduled: npt.NDArray[np.int64] = native.core().feed_schedule(records, pace.kind, pace.value, start_ns)
     return scheduled

@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import DataError
-from serving.host.records import RECORD, Kind
+from serving.host.records import RECORD, Kind, Records
 
 Bools = npt.NDArray[np.bool_]
 Whole = npt.NDArray[np.int64]
-Records = npt.NDArray[np.void]
 
 TRADE_RANK, QUOTE_RANK, PICTURE_RANK = range(3)  # at the same time, in this order
 EARLIEST_NS = 946_684_800_000_000_000  # 2000-01-01: what is earlier or later was counted in another unit
@@ -146,7 +145,7 @@ def merged(parts: Sequence[Part], heartbeats: Heartbeats | None = None) -> Tape:
         beats["event_ns"], beats["kind"] = times, Kind.HEARTBEAT
         records = np.insert(records, np.searchsorted(records["event_ns"], times, side="left"), beats)
     records["sequence"] = np.arange(1, len(records) + 1, dtype=np.uint64).astype(np.uint32)
-    return Tape(records, tuple(part.count for part in parts), len(times), kinds_of(records))
+    return Tape(records.view(RECORD), tuple(part.count for part in parts), len(times), kinds_of(records))
 
 
 def heartbeat_times(event_ns: Whole, heartbeats: Heartbeats | None) -> Whole:

@@ -31,7 +31,7 @@ Pacer::Result Pacer::run(const Record* records, size_t count, const Pace& pace, 
             if (result.events++ == 0) result.start_ns = arrival_ns;
             result.latest_ns = std::max(result.latest_ns, now_ns - arrival_ns);
         }
-        sink.take(arrived(records[at], arrival_ns));
+        if (!sink.take(arrived(records[at], arrival_ns))) break;
         ++result.records;
     }
     return result;

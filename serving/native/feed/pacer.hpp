@@ -41,9 +41,10 @@ class Pacer {
         std::int64_t latest_ns;  // the longest that an event was written after its arrival
     };
     // The first event arrives at `start_ns`; all records of an event share its arrival. Only `stop` ends it early,
-    // never inside an event.
+    // between two events unless the sink is full.
     Result run(const Record* records, size_t count, const Pace& pace, std::int64_t start_ns, bool busy,
                RecordSink& sink);
+    const std::atomic<bool>& stopped() const { return stop_; }
     void stop() { stop_.store(true, std::memory_order_relaxed); }
 
   private:

@@ -2,6 +2,9 @@
 // calls `take` for each record, in order, with `arrival_ns` set on CLOCK_MONOTONIC.
 #pragma once
 
+#include <atomic>
+#include <cstddef>
+
 #include "transport/ring.hpp"
 
 namespace strikeforge {
@@ -9,16 +12,24 @@ namespace strikeforge {
 class RecordSink {
   public:
     virtual ~RecordSink() = default;
-    virtual void take(const Record& record) = 0;
+    virtual bool take(const Record& record) = 0;  // false: not taken, because the feed is being stopped
 };
 
 class RingSink final : public RecordSink {
   public:
-    explicit RingSink(RingWriter& ring) : ring_(ring) {}
-    void take(const Record& record) override { ring_.write(record); }
+    RingSink(RingWriter& ring, const std::atomic<bool>& stop) : ring_(ring), stop_(stop) {}
+    bool take(const Record& record) override {
+        while (!ring_.room(0)) {  // lossless, and a reader is behind
+            if (stop_.load(std::memory_order_relaxed)) return false;
+            ring_.room(10'000);
+        }
+        ring_.write(record);
+        return true;
+    }
 
   private:
     RingWriter& ring_;
+    const std::atomic<bool>& stop_;
 };
 
 // Trades, quotes, levels, heartbeats: what may come from outside. Anything else in a feed is an attack or a defect.
