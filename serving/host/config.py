@@ -38,6 +38,7 @@ POLLS = ("busy", "sleep")
 FILLS = ("simulated",)  # until there are gateways
 MOST_QUOTED = 64  # Board::most_contracts
 LARGEST_FILE = 1 << 20
+LOG = "host.log"  # in the directory, unless said otherwise
 
 
 def read_config(file: Path) -> HostConfig:
@@ -47,8 +48,9 @@ def read_config(file: Path) -> HostConfig:
     problems: list[str] = []
     table = Table(top, "", problems, file.parent)
     directory = table.path("directory")
+    log = table.path("log", None) or directory / LOG
     config = HostConfig(
-        file, directory, _model(table), _feed(table), _chain(table), _strategy(table), _risk(table), _loop(table),
+        file, directory, log, _model(table), _feed(table), _chain(table), _strategy(table), _risk(table), _loop(table),
         _metrics(table),
     )  # fmt: skip
     table.finish()

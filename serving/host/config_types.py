@@ -124,6 +124,7 @@ class HostConfig:
 
     file: Path
     directory: Path
+    log: Path
     model: ModelConfig
     feed: FeedConfig
     chain: ChainConfig
