@@ -203,10 +203,13 @@ def _loop(top: Table) -> LoopConfig:
     ring_records = table.whole("ring_records", 1 << 16, least=1 << 6, most=1 << 26)
     if ring_records & (ring_records - 1):
         table.problem("ring_records", "a power of two")
+    priority = table.whole("priority", None, least=1, most=99)
+    if priority is not None and core is None:
+        table.problem("priority", "`core` beside it: a loop of real-time priority on any core starves the machine")
     config = LoopConfig(
         core, tuple(cores or ()), table.text("poll", "busy", choices=POLLS),
         table.text("fills", FILLS[0], choices=FILLS), table.number("idle_exit_s", None, above=0.0),
-        table.flag("lock_memory", False), table.whole("priority", None, least=1, most=99), ring_records,
+        table.flag("lock_memory", False), priority, ring_records,
     )  # fmt: skip
     table.finish()
     return config

@@ -2,9 +2,9 @@
 
 Data: closed and frozen; units in the names; paths are absolute.
 
-    tick_ring, order_ring, signal_ring   rings in `directory` (serving/host/ring.py)
-    board, facts                         what `top` and Prometheus look at (serving/host/board.py, status.py)
-    control_socket, halt_file, lock      how the loop is told things, and that there is one loop to a directory
+    tick_ring, order_ring, fill_ring, signal_ring   rings in `directory` (serving/host/ring.py)
+    board, chain_page, facts                        what `top` and Prometheus look at (board.py, facts.py)
+    control_socket, halt_file, lock                 how the loop is told things; that a directory has one loop
 """
 
 from __future__ import annotations
@@ -142,16 +142,24 @@ class HostConfig:
         return self.directory / "orders.ring"
 
     @property
+    def fill_ring(self) -> Path:
+        return self.directory / "fills.ring"
+
+    @property
     def signal_ring(self) -> Path:
         return self.directory / "signals.ring"
 
     @property
     def board(self) -> Path:
-        return self.directory / "board"
+        return board_in(self.directory)
+
+    @property
+    def chain_page(self) -> Path:
+        return self.directory / "chain"
 
     @property
     def facts(self) -> Path:
-        return self.directory / "facts.json"
+        return facts_in(self.directory)
 
     @property
     def control_socket(self) -> Path:
@@ -164,3 +172,13 @@ class HostConfig:
     @property
     def lock(self) -> Path:
         return self.directory / "lock"
+
+
+def board_in(directory: Path) -> Path:
+    """Where a host's board is."""
+    return directory / "board"
+
+
+def facts_in(directory: Path) -> Path:
+    """Where a host's facts are."""
+    return directory / "facts.json"

@@ -153,6 +153,14 @@ def test_a_key_of_another_kind_of_feed_or_strategy_is_refused(tmp_path: Path) ->
     assert sum("[strategy]" in one and "no such number" in one for one in found) == 4
 
 
+def test_real_time_priority_needs_a_core(tmp_path: Path) -> None:
+    values = example()
+    values["loop"]["priority"] = 50
+    assert "`core` beside it" in problems(tmp_path, values)[0]
+    values["loop"]["core"] = 1
+    assert read(tmp_path, values).loop.priority == 50
+
+
 def test_the_feed_keeps_off_the_loops_core(tmp_path: Path) -> None:
     values = example()
     values["loop"]["core"] = values["feed"]["core"] = 1
