@@ -138,6 +138,7 @@ class RingReader:
         """Up to `limit` records that are there now, in place; `skip` what was dealt with."""
         ring = _open(self._ring, self.path)
         assert self._slots is not None
+        ring.wait(0)  # passes over what was overwritten
         begin = ring.position % ring.capacity
         count = min(limit, ring.behind, ring.capacity - begin)
         return View(self._slots[begin : begin + count], ring.position, ring)
