@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -308,7 +309,8 @@ def _echo(there: Path, back: Path) -> None:
 
 
 def test_sleepers_are_woken(tmp_path: Path) -> None:
-    """Two processes that sleep until the other writes, two thousand times."""
+    """Two processes that sleep until the other writes, two thousand times; a sleep that isn't ended takes 50 ms."""
+    end = time.monotonic() + DEADLINE_SECONDS
     there, back = tmp_path / "there", tmp_path / "back"
     with RingWriter(there, 16) as writer:
         child = forked(_echo, there, back)
@@ -318,6 +320,7 @@ def test_sleepers_are_woken(tmp_path: Path) -> None:
                 writer.write(PATTERN[number])
                 assert reader.wait(int(DEADLINE_SECONDS * 1e6))
                 assert_pattern(reader.read(), number)
+                assert time.monotonic() < end
         killed(child)
 
 
