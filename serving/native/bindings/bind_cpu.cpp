@@ -1,9 +1,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+
 #include "base/allocations.hpp"
 #include "base/cpu.hpp"
+#include "bindings/arrays.hpp"
 #include "bindings/bindings.hpp"
+#include "host/jitter.hpp"
 
 namespace strikeforge {
 
@@ -21,6 +25,24 @@ void bind_cpu(nanobind::module_& module) {
         "choose_isa", [](const std::string& asked) { return std::string(isa_name(choose_isa(asked))); },
         nanobind::arg("asked") = "", "The set that runs where `asked` is asked for; ValueError where it can't.");
     module.def("cpu_name", &cpu_name, "The processor's own name.");
+    module.def(
+        "largest_gaps",
+        [](size_t windows, std::int64_t window_ns) {
+            std::vector<std::int64_t> gaps;
+            {
+                const nanobind::gil_scoped_release others_may_run;
+                gaps = largest_gaps(windows, window_ns);
+            }
+            std::int64_t* data;
+            const nanobind::object array = new_int64(gaps.size(), &data);
+            std::copy(gaps.begin(), gaps.end(), data);
+            return array;
+        },
+        nanobind::arg("windows"), nanobind::arg("window_ns"),
+        "Largest gap (ns) between two readings of the clock in each window of an idle spin.");
+    module.def("clock_cost_ns", &clock_cost_ns, nanobind::arg("batches"),
+               nanobind::call_guard<nanobind::gil_scoped_release>(),
+               "What reading CLOCK_MONOTONIC takes, ns: the median over batches of 1,000.");
     module.def("allocation_count", &allocation_count, "Allocations of this module since it was loaded.");
 }
 
