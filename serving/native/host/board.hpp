@@ -2,8 +2,8 @@
 //
 // The board: plain numbers written by the loop alone, each atomically; a reader may see two of them from different
 // events. The chain: a line for each contract, as last swept. Both are published while no record waits, or every
-// `Loop::publish_events`; nothing is ever read back from them but what stands under "Asked". Layout for Python:
-// `board_layout` (bindings/bind_loop.cpp, serving/host/board.py).
+// `Loop::publish_events`; nothing is ever read back from them but what stands under "Asked". Layout for
+// Python: `board_layout` (bindings/bind_board.cpp, serving/host/board.py).
 #pragma once
 
 #include <atomic>
@@ -14,6 +14,7 @@
 
 #include "host/histogram.hpp"
 #include "host/risk.hpp"
+#include "transport/shared_memory.hpp"
 
 namespace strikeforge {
 
@@ -52,7 +53,8 @@ struct Board {
 
     // Told by the loop.
     alignas(64) Count records, events, trades, orders, cancels, fills, signals, refused;
-    Count skipped, unknown, time_went_back, refused_books;  // records of other instruments, of no use; see host-rules.md
+    Count skipped, unknown, time_went_back;        // records of other instruments, of no market's kind; events
+    Count refused_books, refused_numbers, unheard;  // pictures; trades and books; intents beyond the room for them
     Count lost, gaps, writers;  // overtaken in the ring; holes in the sequence; how many writers the tick ring has had
     Count advances, sweeps, controls, controls_refused, allocations;  // allocations: of the module since the run began
     Time event_ns, started_ns, alive_ns, sweep_age_ns;                // event time; the others CLOCK_MONOTONIC
@@ -92,10 +94,9 @@ class SharedPage {
     size_t bytes() const { return bytes_; }
 
   private:
-    struct Impl;
-    std::unique_ptr<Impl> impl_;
+    std::unique_ptr<SharedFile> file_;
     std::byte* data_ = nullptr;
-    size_t bytes_;
+    const size_t bytes_;
 };
 
 }  // namespace strikeforge

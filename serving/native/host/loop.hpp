@@ -5,7 +5,7 @@
 // stop, and `process` takes records from memory and keeps what leaves.
 //
 // Signals, each with the event time at which it was true and four values:
-//   state          State, Reason, profit, spot (NaN: none). After the cancels that a HALTED brought.
+//   state          State, Reason, profit, 0. After the cancels that a HALTED brought.
 //   control_acted  ControlCode, its value, market records read before it acted, and 0; or, where a kill acted between
 //                  two orders of one event: the record of that event counts as not read, and the last value says
 //                  before which of all orders asked of the gate (from 1). A control record with these values, put
@@ -25,18 +25,13 @@
 #include "host/mailbox.hpp"
 #include "host/risk.hpp"
 #include "host/strategy.hpp"
+#include "market/scaler.hpp"
 #include "market/tick_features.hpp"
 #include "transport/ring.hpp"
 
 namespace strikeforge {
 
 enum class SignalCode : std::uint8_t { state = 1, control_acted = 2, fair_values = 3, control_refused = 4 };
-
-// How the open step's row becomes the net's input; [TickFeatures::count] each.
-struct StepScaler {
-    const double *mean, *deviation;
-    double clip;
-};
 
 struct RingPaths {
     std::string orders, fills, signals;  // "": kept in memory, for `process`
@@ -46,7 +41,7 @@ struct RingPaths {
 
 struct LoopSettings {
     std::int64_t step_ns;
-    StepScaler step_scaler;
+    StepScaler step_scaler;  // TickFeatures::count known columns, padded to the engine's
     ContractTable contracts;
     ContractScaler contract_scaler;
     size_t quoted;  // the first ones of the table; at most Board::most_contracts
@@ -97,84 +92,88 @@ class Loop {
 
   private:
     class Sink;
-    struct Laps;
+    class Laps;
+    static constexpr size_t intents_per_contract = 8;  // in one event
+
+    void warm_up();
+    void begin_board();
 
     void handle(const Record& record);
-    void event(Record record);
+    void event(const Record& record);
     void close_step();
     void fill(const Trade& trade);
     void fill_side(size_t contract, bool buy, double underlying);
     void value_quoted();
+    void forget_values();
     void decide();
-    bool submit(const Intent& intent);
+    void submit(const Intent& intent);
 
     void look_outside();
-    void act(ControlCode code, double value, double before_order);
-    void kill(double source, double before_order);
-    void tell_state();
-    void tell(SignalCode code, size_t instrument, double a, double b, double c, double d);
-    void tell_fair_values();
+    void act(ControlCode code, double value);
+    void refuse(ControlCode code, double value);
+    void discard_resumes();
 
-    void scale(const double* row, bool count_clipped);
-    void sweep_slice();
-    void publish(std::int64_t monotonic_ns);
-    void publish_chain(size_t first, size_t count);
+    void tell_state();
+    void tell_fair_values();
+    void tell(SignalCode code, size_t instrument, double a, double b, double c, double d);
+    void leave(const Record& record, RingWriter* ring);
     void make_room();
 
+    bool sweep_when_due(std::int64_t now_ns);
+    void sweep_slice();
+    void publish(std::int64_t now_ns);
+    void publish_ring(const RingReader& ticks);
+
     // What is valued and decided with.
+    LoopSettings settings_;
     NativeEngine& engine_;
     Contracts contracts_;
-    const size_t quoted_;
-    std::int64_t step_ns_;
-    double mean_[TickFeatures::count], deviation_[TickFeatures::count], clip_;
     Book book_;
     TickFeatures features_;
     double row_[TickFeatures::count];
     Aligned<float> x_, context_;
-    Market market_;
+    Market market_{};
     std::vector<ContractState> states_;
+    std::vector<double> volatility_;  // of the quoted; the sweep has its own
     std::unique_ptr<Strategy> strategy_;
     Intents intents_;
-    const double multiplier_;
 
-    // Where things leave.
-    std::unique_ptr<Sink> orders_;
-    std::unique_ptr<RingWriter> fills_, signals_;
-    std::vector<Record> left_;
-    std::uint64_t fills_written_ = 0, signals_written_ = 0;
-
-    // What is told. The gate comes after the board, whose kill it watches, and the sink it sends to.
+    // What is told: memory that others look at, rings, or for `process` what left.
     SharedPage board_page_, chain_page_;
     Board* board_;
     ChainHeader* chain_header_;
     ChainLine* chain_;
-    RiskGate gate_;
+    std::unique_ptr<RingWriter> fills_, signals_;
+    std::uint64_t fills_written_ = 0, signals_written_ = 0;
+    std::vector<Record> left_;
     State told_state_ = State::active;
     Reason told_why_ = Reason::none;
-    const std::int64_t fair_values_every_ns_;
-    std::int64_t fair_values_ns_ = 0;  // event time of the next ones
+    std::int64_t fair_values_ns_ = 0;  // event time from which the next ones are told
+
+    // Between the strategy and the order ring.
+    std::unique_ptr<Sink> sink_;
+    RiskGate gate_;
 
     // What comes from outside.
     Mailbox mailbox_;
-    std::uint64_t asked_ = 0;       // intents given to the gate
-    std::uint64_t kill_before_ = 0; // a replayed kill acts before that one; 0: none waits
+    std::uint64_t asked_ = 0;        // intents given to the gate
+    std::uint64_t kill_before_ = 0;  // a replayed kill acts before that one; 0: none waits
+    double replayed_kill_ = 0;       // its source
 
-    // Counters of one writer, published now and then.
-    struct Counts {
-        std::uint64_t records, events, trades, skipped, unknown, time_went_back, gaps, advances, sweeps, controls,
-            controls_refused, market_records;
-        std::uint32_t next_sequence;
-    } counts_{};
+    struct Counts {  // published now and then
+        std::uint64_t records, market_records, events, trades, fills, signals, skipped, unknown, time_went_back, gaps,
+            advances, sweeps, controls, controls_refused;
+    };
+    Counts counts_{};
+    std::uint32_t next_sequence_ = 0;
 
     // Measured with, never decided by.
     Stopwatch stopwatch_;
     std::unique_ptr<Laps> laps_;
-    const size_t sweep_contracts_;
-    const std::int64_t sweep_every_ns_;
-    size_t swept_ = 0;                          // contracts of the sweep under way; 0: none is
-    std::int64_t sweep_began_ns_ = 0;           // monotonic
-    std::int64_t whole_sweep_began_ns_ = 0;     // of the last whole one; 0: there was none
-    std::uint64_t swept_event_ = 0;             // counts_.events when the last whole sweep began
+    size_t swept_ = 0;                       // contracts of the sweep under way; 0: none is
+    std::uint64_t swept_event_ = 0;          // counts_.events when it began
+    std::int64_t sweep_began_ns_ = 0;        // monotonic, as below
+    std::int64_t whole_sweep_began_ns_ = 0;  // of the last whole one; 0: there was none
 };
 
 }  // namespace strikeforge

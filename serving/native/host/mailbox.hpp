@@ -26,6 +26,7 @@ struct Asked {
 
 class Mailbox {
   public:
+    static constexpr size_t room = 64;
     Mailbox() {
         for (size_t place = 0; place < room; ++place) cells_[place].turn.store(place, std::memory_order_relaxed);
     }
@@ -56,7 +57,6 @@ class Mailbox {
     }
 
   private:
-    static constexpr size_t room = 64;
     struct alignas(64) Cell {
         std::atomic<std::uint64_t> turn;
         Asked asked;
