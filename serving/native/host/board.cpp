@@ -23,7 +23,8 @@ constexpr off_t makers_byte = 0;
 
 SharedPage::SharedPage(const std::string& path, size_t bytes) : bytes_(bytes) {
     if (path.empty()) {
-        void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+        void* memory =
+            ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
         if (memory == MAP_FAILED) throw HostProblem(std::string("no memory for the board: ") + std::strerror(errno));
         data_ = static_cast<std::byte*>(memory);
         return;

@@ -53,7 +53,7 @@ struct Board {
 
     // Told by the loop.
     alignas(64) Count records, events, trades, orders, cancels, fills, signals, refused;
-    Count skipped, unknown, time_went_back;        // records of other instruments, of no market's kind; events
+    Count skipped, unknown, time_went_back;         // records of other instruments, of no market's kind; events
     Count refused_books, refused_numbers, unheard;  // pictures; trades and books; intents beyond the room for them
     Count lost, gaps, writers;  // overtaken in the ring; holes in the sequence; how many writers the tick ring has had
     Count advances, sweeps, controls, controls_refused, allocations;  // allocations: of the module since the run began

@@ -26,7 +26,8 @@ struct ContractScaler {
 class Contracts {
   public:
     static constexpr size_t known_features = 8;
-    // Where the engine's head takes more columns than are known, the rest are zeros; EngineProblem where it takes fewer.
+    // Where the engine's head takes more columns than are known, the rest are zeros; EngineProblem where it takes
+    // fewer.
     Contracts(const ContractTable& table, const ContractScaler& scaler, double reference_spot, NativeEngine& engine,
               const OptionKernels& kernels);
     // Values of the contracts [first, first + count) under `spot` and a context the engine gave: volatility, price and

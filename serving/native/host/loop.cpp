@@ -44,9 +44,9 @@ Loop::Loop(NativeEngine& engine, const OptionKernels& kernels, std::unique_ptr<S
       intents_(intents_per_contract * given.quoted),
       board_page_(given.board, sizeof(Board)),
       chain_page_(given.chain, sizeof(ChainHeader) + given.contracts.count * sizeof(ChainLine)),
-      board_(new(board_page_.data()) Board{}),
-      chain_header_(new(chain_page_.data()) ChainHeader{}),
-      chain_(new(chain_page_.data() + sizeof(ChainHeader)) ChainLine[given.contracts.count]{}),
+      board_(new (board_page_.data()) Board{}),
+      chain_header_(new (chain_page_.data()) ChainHeader{}),
+      chain_(new (chain_page_.data() + sizeof(ChainHeader)) ChainLine[given.contracts.count]{}),
       sink_(std::make_unique<Sink>(*this, given.rings)),
       gate_(given.limits, given.quoted, *sink_, &board_->kill),
       laps_(std::make_unique<Laps>(stopwatch_, *board_)) {
@@ -137,6 +137,7 @@ void Loop::close_step() {
 // Every quoted contract prints where a trade of the underlying moves it, from the values of the event before.
 void Loop::fill(const Trade& trade) {
     ++counts_.trades;
+    if (!(std::isfinite(trade.price) && trade.price > 0 && std::isfinite(trade.size) && trade.size > 0)) return;
     const double d = trade.price - market_.spot;
     for (size_t i = 0; i < states_.size(); ++i) {
         const ContractState& state = states_[i];
@@ -214,12 +215,14 @@ void Loop::decide() {
 // so that a replay can do the same.
 void Loop::submit(const Intent& intent) {
     ++asked_;
-    if (asked_ == kill_before_)
+    const bool replayed = asked_ == kill_before_;
+    if (replayed)
         board_->kill.store(std::max(1u, static_cast<std::uint32_t>(replayed_kill_)), std::memory_order_relaxed);
     const bool halted = gate_.state() == State::halted;
     gate_.submit(intent, market_, states_);
     if (halted || gate_.state() != State::halted || gate_.why() != Reason::kill_switch) return;
-    const double source = board_->kill.exchange(0, std::memory_order_acq_rel);
+    const std::uint32_t asked_by = board_->kill.exchange(0, std::memory_order_acq_rel);
+    const double source = replayed ? replayed_kill_ : asked_by;
     discard_resumes();
     ++counts_.controls;
     tell(SignalCode::control_acted, 0, static_cast<double>(ControlCode::kill), source,
@@ -235,6 +238,14 @@ void Loop::look_outside() {
     }
     Asked asked;
     while (mailbox_.take(asked)) act(asked.code, asked.value);
+    if (next_limits_slot_.load(std::memory_order_acquire) == Slot::full) take_limits();
+}
+
+void Loop::take_limits() {
+    gate_.set_limits(next_limits_);
+    const double serial = next_serial_;
+    next_limits_slot_.store(Slot::free, std::memory_order_release);
+    tell_acted(ControlCode::limits, serial);
 }
 
 // A kill wins over a resume that was asked before the kill was seen: which of the two came first isn't known.
@@ -278,6 +289,10 @@ void Loop::act(ControlCode code, double value) {
         default:
             return refuse(code, value);
     }
+    tell_acted(code, value);
+}
+
+void Loop::tell_acted(ControlCode code, double value) {
     ++counts_.controls;
     tell(SignalCode::control_acted, 0, static_cast<double>(code), value, static_cast<double>(counts_.market_records),
          0);
@@ -325,6 +340,19 @@ bool Loop::ask(ControlCode code, double value) {
         return true;
     }
     return mailbox_.put({code, value});
+}
+
+bool Loop::ask_limits(const Limits& limits, double serial) {
+    check_limits(limits);
+    if (limits.multiplier != settings_.limits.multiplier || limits.tick_money != settings_.limits.tick_money)
+        throw HostProblem("multiplier and tick_money are the contracts' own terms: they change with a restart only");
+    Slot expected = Slot::free;
+    if (!next_limits_slot_.compare_exchange_strong(expected, Slot::being_written, std::memory_order_acquire))
+        return false;
+    next_limits_ = limits;
+    next_serial_ = serial;
+    next_limits_slot_.store(Slot::full, std::memory_order_release);
+    return true;
 }
 
 }  // namespace strikeforge

@@ -55,9 +55,9 @@ struct LoopSettings {
 };
 
 struct RunSettings {
-    bool sleep;                // wait in the kernel while there is nothing to do, instead of asking again and again
-    std::int64_t idle_exit_ns; // end after so long without a record; 0: never
-    std::uint64_t events;      // end after so many; 0: never
+    bool sleep;                 // wait in the kernel while there is nothing to do, instead of asking again and again
+    std::int64_t idle_exit_ns;  // end after so long without a record; 0: never
+    std::uint64_t events;       // end after so many; 0: never
 };
 
 enum class RunEnd : std::uint8_t { stopped, idle, events };
@@ -83,6 +83,9 @@ class Loop {
 
     // From any thread; false where too much waits already.
     bool ask(ControlCode code, double value);
+    // From any thread: in force before the next record. False where the ones before haven't been seen yet; HostProblem
+    // as from RiskGate::set_limits.
+    bool ask_limits(const Limits& limits, double serial);
 
     Board& board() { return *board_; }
     const SharedPage& board_page() const { return board_page_; }
@@ -111,9 +114,11 @@ class Loop {
     void look_outside();
     void act(ControlCode code, double value);
     void refuse(ControlCode code, double value);
+    void take_limits();
     void discard_resumes();
 
     void tell_state();
+    void tell_acted(ControlCode code, double value);
     void tell_fair_values();
     void tell(SignalCode code, size_t instrument, double a, double b, double c, double d);
     void leave(const Record& record, RingWriter* ring);
@@ -156,6 +161,10 @@ class Loop {
 
     // What comes from outside.
     Mailbox mailbox_;
+    enum class Slot : std::uint32_t { free, being_written, full };
+    std::atomic<Slot> next_limits_slot_{Slot::free};
+    Limits next_limits_{};
+    double next_serial_ = 0;
     std::uint64_t asked_ = 0;        // intents given to the gate
     std::uint64_t kill_before_ = 0;  // a replayed kill acts before that one; 0: none waits
     double replayed_kill_ = 0;       // its source

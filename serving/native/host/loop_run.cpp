@@ -16,7 +16,7 @@ constexpr std::int64_t sleep_us = 1000;     // how long a sleeping loop may over
 constexpr std::uint64_t spins_a_look = 64;  // at the clock, while nothing comes
 
 template <class Number>
-void tell(std::atomic<Number>& where, Number what) {
+void show(std::atomic<Number>& where, Number what) {
     where.store(what, std::memory_order_relaxed);
 }
 
@@ -52,14 +52,14 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
     std::int64_t now = Stopwatch::kernel_ns(), last_record = now;
     std::uint64_t idle = 0;
     bool quiet = false;  // a record was awaited in vain
-    tell(board_->started_ns, now);
-    tell(board_->running, 1u);
+    show(board_->started_ns, now);
+    show(board_->running, 1u);
     RunEnd end = RunEnd::stopped;
     Record record;
     const auto tell_all = [&] {
         publish(now);
         publish_ring(ticks);
-        tell(board_->allocations, allocation_count() - allocated);
+        show(board_->allocations, allocation_count() - allocated);
     };
     while (!board_->stop.load(std::memory_order_acquire)) {
         const bool came = quiet && run.sleep ? ticks.wait(record, sleep_us) : ticks.read(record);
@@ -83,16 +83,19 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
         quiet = true;
         if (!run.sleep && idle % spins_a_look) continue;
         now = Stopwatch::kernel_ns();
-        tell(board_->alive_ns, now);
+        show(board_->alive_ns, now);
         if (run.idle_exit_ns && now - last_record >= run.idle_exit_ns) {
             end = RunEnd::idle;
             break;
         }
     }
-    if (end == RunEnd::stopped) act(ControlCode::cancel_all, 0);  // nothing of ours works while nobody watches
+    if (end == RunEnd::stopped) {
+        show(board_->stop, 0u);
+        act(ControlCode::cancel_all, 0);  // nothing of ours works while nobody watches
+    }
     now = Stopwatch::kernel_ns();
     tell_all();
-    tell(board_->running, 0u);
+    show(board_->running, 0u);
     return end;
 }
 
@@ -119,14 +122,14 @@ void Loop::sweep_slice() {
     contracts_.value(context_.data(), market_.spot, first, count);
     for (size_t i = first; i < first + count; ++i) {
         ChainLine& line = chain_[i];
-        tell(line.volatility, static_cast<double>(contracts_.volatility()[i]));
-        tell(line.fair, contracts_.price()[i]);
-        tell(line.delta, contracts_.delta()[i]);
-        tell(line.gamma, contracts_.gamma()[i]);
-        tell(line.vega, contracts_.vega()[i]);
-        tell(line.theta, contracts_.theta()[i]);
-        tell(line.spot, market_.spot);
-        tell(line.event_ns, market_.event_ns);
+        show(line.volatility, static_cast<double>(contracts_.volatility()[i]));
+        show(line.fair, contracts_.price()[i]);
+        show(line.delta, contracts_.delta()[i]);
+        show(line.gamma, contracts_.gamma()[i]);
+        show(line.vega, contracts_.vega()[i]);
+        show(line.theta, contracts_.theta()[i]);
+        show(line.spot, market_.spot);
+        show(line.event_ns, market_.event_ns);
     }
     swept_ = first + count;
     if (swept_ < contracts_.count()) return;
@@ -136,9 +139,9 @@ void Loop::sweep_slice() {
 }
 
 void Loop::begin_board() {
-    tell(board_->contracts, static_cast<std::uint32_t>(states_.size()));
-    tell(board_->chain, static_cast<std::uint32_t>(contracts_.count()));
-    tell(board_->process, static_cast<std::uint32_t>(::getpid()));
+    show(board_->contracts, static_cast<std::uint32_t>(states_.size()));
+    show(board_->chain, static_cast<std::uint32_t>(contracts_.count()));
+    show(board_->process, static_cast<std::uint32_t>(::getpid()));
     publish(Stopwatch::kernel_ns());
     chain_header_->count.store(contracts_.count(), std::memory_order_relaxed);
     chain_header_->version.store(Board::layout, std::memory_order_release);
@@ -146,65 +149,65 @@ void Loop::begin_board() {
 }
 
 void Loop::publish_ring(const RingReader& ticks) {
-    tell(board_->lost, ticks.lost());
-    tell(board_->writers, ticks.writers());
+    show(board_->lost, ticks.lost());
+    show(board_->writers, ticks.writers());
 }
 
 void Loop::publish(std::int64_t now) {
     Board& board = *board_;
-    tell(board.records, counts_.records);
-    tell(board.events, counts_.events);
-    tell(board.trades, counts_.trades);
-    tell(board.orders, gate_.accepted());
-    tell(board.cancels, gate_.cancelled());
-    tell(board.fills, counts_.fills);
-    tell(board.signals, counts_.signals);
-    tell(board.skipped, counts_.skipped);
-    tell(board.unknown, counts_.unknown);
-    tell(board.time_went_back, counts_.time_went_back);
-    tell(board.refused_books, book_.refused());
-    tell(board.refused_numbers, features_.refused());
-    tell(board.gaps, counts_.gaps);
-    tell(board.advances, counts_.advances);
-    tell(board.sweeps, counts_.sweeps);
-    tell(board.controls, counts_.controls);
-    tell(board.controls_refused, counts_.controls_refused);
-    tell(board.unheard, intents_.beyond_room());
-    tell(board.event_ns, market_.event_ns);
-    tell(board.alive_ns, now);
-    tell(board.sweep_age_ns, whole_sweep_began_ns_ ? now - whole_sweep_began_ns_ : std::int64_t{-1});
-    tell(board.spot, market_.spot);
-    tell(board.profit, gate_.profit());
-    tell(board.best_profit, gate_.best_profit());
-    tell(board.anomaly_score, market_.anomaly_score);
-    tell(board.clipped_share, market_.clipped_share);
-    tell(board.state, static_cast<std::uint32_t>(gate_.state()));
-    tell(board.why, static_cast<std::uint32_t>(gate_.why()));
-    tell(board.model_expired, std::uint32_t{market_.model_expired});
+    show(board.records, counts_.records);
+    show(board.events, counts_.events);
+    show(board.trades, counts_.trades);
+    show(board.orders, gate_.accepted());
+    show(board.cancels, gate_.cancelled());
+    show(board.fills, counts_.fills);
+    show(board.signals, counts_.signals);
+    show(board.skipped, counts_.skipped);
+    show(board.unknown, counts_.unknown);
+    show(board.time_went_back, counts_.time_went_back);
+    show(board.refused_books, book_.refused());
+    show(board.refused_numbers, features_.refused());
+    show(board.gaps, counts_.gaps);
+    show(board.advances, counts_.advances);
+    show(board.sweeps, counts_.sweeps);
+    show(board.controls, counts_.controls);
+    show(board.controls_refused, counts_.controls_refused);
+    show(board.unheard, intents_.beyond_room());
+    show(board.event_ns, market_.event_ns);
+    show(board.alive_ns, now);
+    show(board.sweep_age_ns, whole_sweep_began_ns_ ? now - whole_sweep_began_ns_ : std::int64_t{-1});
+    show(board.spot, market_.spot);
+    show(board.profit, gate_.profit());
+    show(board.best_profit, gate_.best_profit());
+    show(board.anomaly_score, market_.anomaly_score);
+    show(board.clipped_share, market_.clipped_share);
+    show(board.state, static_cast<std::uint32_t>(gate_.state()));
+    show(board.why, static_cast<std::uint32_t>(gate_.why()));
+    show(board.model_expired, std::uint32_t{market_.model_expired});
     std::uint64_t refused = 0;
     for (size_t reason = 0; reason < static_cast<size_t>(Reason::reason_count); ++reason) {
         const std::uint64_t count = gate_.refused(static_cast<Reason>(reason));
-        tell(board.refused_by[reason], count);
+        show(board.refused_by[reason], count);
         refused += count;
     }
-    tell(board.refused, refused);
+    show(board.refused, refused);
     double delta = 0, gamma = 0, vega = 0;
     const double multiplier = settings_.limits.multiplier;
     for (size_t i = 0; i < states_.size(); ++i) {
         const ContractState& state = states_[i];
-        tell(board.position[i], state.position);
-        tell(board.fair[i], state.fair);
-        tell(board.volatility[i], volatility_[i]);
-        tell(board.bid[i], state.buy.price);
-        tell(board.ask[i], state.sell.price);
+        show(board.position[i], state.position);
+        show(board.fair[i], state.fair);
+        show(board.volatility[i], volatility_[i]);
+        show(board.bid[i], state.buy.price);
+        show(board.ask[i], state.sell.price);
         if (state.position == 0) continue;
         delta += state.position * state.delta * multiplier;
         gamma += state.position * state.gamma * multiplier;
         vega += state.position * state.vega * multiplier;
     }
-    tell(board.delta, delta);
-    tell(board.gamma, gamma);
-    tell(board.vega, vega);
+    show(board.delta, delta);
+    show(board.gamma, gamma);
+    show(board.vega, vega);
 }
 
 }  // namespace strikeforge

@@ -17,6 +17,7 @@ enum class ControlCode : std::uint8_t {
     anomaly_score = 4,  // value 0: the score
     model_expired = 5,  // value 0: 0 or not
     cancel_all = 6,     // every working order is cancelled; the state stays
+    limits = 7,         // told, never asked here: value 0 is the serial of the limits in force from now on
 };
 
 struct Asked {
