@@ -137,11 +137,11 @@ class ReferenceGate:
                 self._cancel(intent.contract, contracts[intent.contract], intent.is_buy, market)
             return Reason.NONE
         for reason, fails in CHECKS:
-            if reason not in self._without and fails(self, intent, market, contracts):
+            planted = reason in self._without and known  # what has no contract can't be asked more
+            if not planted and fails(self, intent, market, contracts):
                 self._refuse(reason, intent, market, contracts)
                 return reason
-        if known:  # it always is, but for a reference without its check of malformed intents
-            self._send(intent, market, contracts[intent.contract])
+        self._send(intent, market, contracts[intent.contract])
         return Reason.NONE
 
     def _send(self, intent: Intent, market: Market, contract: ContractState) -> None:
@@ -171,7 +171,7 @@ class ReferenceGate:
         if not 0 <= intent.contract < len(contracts):
             return True
         numbers_fit = all(math.isfinite(number) and number > 0 for number in (intent.price, intent.quantity))
-        if not numbers_fit or intent.flags & ~Side.BUY not in (Side.NEW, Side.REPLACE):
+        if not numbers_fit or int(intent.flags) & 0xFE not in (Side.NEW, Side.REPLACE):  # all bits but the side's
             return True
         tick = self._limits.tick_money
         ticks = _round_half_away(intent.price / tick)

@@ -18,11 +18,12 @@ import numpy as np
 
 from serving import native
 from serving.host.reference.risk import ReferenceGate
-from serving.host.reference.states import ContractState, Intent, Market, Outbox, Reason, Side, Working
+from serving.host.reference.states import ContractState, Intent, Market, Outbox, Reason, Side, State, Working
 
 CONTRACTS = 3
 TICK = 0.25
 Operation = tuple[Any, ...]
+Seen = tuple[Any, ...]
 START = 1_700_000_000_000_000_000
 MILLISECOND = 1_000_000
 
@@ -39,94 +40,127 @@ def limits_of(**changed: float) -> Any:
     } | changed)  # fmt: skip
 
 
-def stream(seed: int, length: int) -> list[Operation]:
-    rng = np.random.default_rng(seed)
-    now, spot, fair = START, 100.0, [5.0, 8.0, 2.5]
-    operations: list[Operation] = []
+class ReferenceDriver:
+    """A reference gate that operations act on, one by one."""
 
-    def market() -> Operation:
-        nonlocal now, spot
-        now += int(rng.choice([0, 1, 5, 25, 60])) * MILLISECOND
-        spot *= math.exp(rng.normal() * rng.choice([0.001, 0.02]))
-        age = int(rng.choice([0, 0, 0, 29, 30, 31])) * MILLISECOND
-        values = []
-        for place in range(CONTRACTS):
-            fair[place] = max(TICK, fair[place] + TICK * float(rng.integers(-2, 3)))
-            row = [fair[place], rng.choice([-0.5, 0.25, 1.0]), rng.choice([0.01, 0.1]), rng.choice([2.0, 20.0])]
-            if rng.random() < 0.03:
-                row[int(rng.integers(4))] = math.nan
-            values.append(tuple(float(one) for one in row))
-        seen = math.nan if rng.random() < 0.03 else spot
-        score = float(rng.choice([0.0, 3.0, 3.5, math.nan], p=[0.9, 0.06, 0.03, 0.01]))
-        clipped = float(rng.choice([0.0, 0.5, 0.75], p=[0.9, 0.07, 0.03]))
-        return ("market", now, now - age, seen, score, clipped, bool(rng.random() < 0.02), tuple(values))
+    def __init__(self, limits: Any, without: Collection[str] = ()) -> None:
+        self.limits, self.outbox, self.market = limits, Outbox(), Market(START)
+        self.gate = ReferenceGate(limits, CONTRACTS, self.outbox, without)
+        self.contracts = [ContractState(0.0, 0.0, 0.0, 0.0) for _ in range(CONTRACTS)]
 
-    def submit() -> Operation:
-        contract = int(rng.integers(CONTRACTS)) if rng.random() < 0.98 else int(rng.choice([3, 65535]))
-        side = int(rng.integers(2))
-        what = int(rng.choice([Side.NEW, Side.REPLACE, Side.CANCEL], p=[0.55, 0.3, 0.15]))
-        flags = what | side if rng.random() < 0.98 else int(rng.integers(256))
-        near = fair[contract % CONTRACTS]
-        price = float(near + TICK * rng.integers(-3, 4)) if rng.random() < 0.9 else near + float(rng.normal())
-        if rng.random() < 0.3:  # on or about the collar
-            price = float(near + rng.choice([-1, 1]) * (0.5 + 0.1 * near) + rng.choice([0, TICK]))
-        price = float(rng.choice([price, math.nan, math.inf, 0.0, -TICK], p=[0.98, 0.005, 0.005, 0.005, 0.005]))
-        quantity = float(rng.choice([1, 2, 3, 4, 4.5, 0, math.nan, -1], p=[0.4, 0.3, 0.1, 0.1, 0.07, 0.01, 0.01, 0.01]))
-        return ("submit", contract, flags, price, quantity)
-
-    for _ in range(length):
-        what = rng.random()
-        if what < 0.3:
-            operations.append(market())
-        elif what < 0.85:
-            operations.append(submit())
-        elif what < 0.97:
-            operations.append(("fill", int(rng.integers(CONTRACTS)), bool(rng.integers(2))))
-        elif what < 0.985:
-            operations.append(("resume",))
-        else:
-            rest = [("reduce",), ("cancel_all",), ("halt", int(Reason.OPERATOR_ASKED)), ("kill",)]
-            operations.append(rest[int(rng.integers(len(rest)))])
-    return operations
-
-
-def run_reference(operations: list[Operation], limits: Any, without: Collection[str] = ()) -> list[Any]:
-    outbox = Outbox()
-    gate = ReferenceGate(limits, CONTRACTS, outbox, without)
-    contracts = [ContractState(0.0, 0.0, 0.0, 0.0) for _ in range(CONTRACTS)]
-    market, seen = Market(START), []
-    for operation in operations:
+    def act(self, operation: Operation) -> Seen:
         word, *given = operation
-        answer: Any = None
+        gate, contracts, answer = self.gate, self.contracts, None
         if word == "market":
-            market = Market(given[0], given[1], given[2], given[3], given[4], given[5])
+            self.market = Market(*given[:6])
             for contract, row in zip(contracts, given[6], strict=True):
                 contract.fair, contract.delta, contract.gamma, contract.vega = row
-            gate.on_market(market, contracts)
+            gate.on_market(self.market, contracts)
         elif word == "submit":
-            answer = int(gate.submit(Intent(*given), market, contracts))
+            answer = int(gate.submit(Intent(*given), self.market, contracts))
         elif word == "fill":
-            _fill_reference(contracts[given[0]], given[1], limits.multiplier)
+            _fill_reference(contracts[given[0]], given[1], self.limits.multiplier)
         elif word == "resume":
             gate.kill_asked = False
             gate.resume()
         elif word == "reduce":
             gate.reduce()
         elif word == "cancel_all":
-            gate.cancel_all(market, contracts)
+            gate.cancel_all(self.market, contracts)
         elif word == "halt":
-            gate.halt(Reason(given[0]), market, contracts)
+            gate.halt(Reason(given[0]), self.market, contracts)
         elif word == "kill":
             gate.kill_asked = True
-        left = b"".join(outbox.records)
-        outbox.records.clear()
+        left = b"".join(self.outbox.records)
+        self.outbox.records.clear()
         held = tuple((one.position, one.cash, _shown(one.buy), _shown(one.sell)) for one in contracts)
         refused = tuple(gate.refused[reason] for reason in Reason)
-        seen.append((answer, left, int(gate.state), int(gate.why), gate.profit, gate.best_profit, held, refused))
-    return seen
+        return (answer, left, int(gate.state), int(gate.why), gate.profit, gate.best_profit, held, refused)
 
 
-def run_native(operations: list[Operation], limits: Any) -> list[Any]:
+def run_reference(operations: list[Operation], limits: Any, without: Collection[str] = ()) -> list[Seen]:
+    driver = ReferenceDriver(limits, without)
+    return [driver.act(operation) for operation in operations]
+
+
+class _Stream:
+    """Draws operations, knowing from a reference of its own how things stand."""
+
+    def __init__(self, seed: int, limits: Any) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.driver = ReferenceDriver(limits)
+        self.now, self.spot, self.fair = START, 100.0, [5.0, 8.0, 2.5]
+
+    def one_of(self, *choices: Any) -> Any:
+        return choices[int(self.rng.integers(len(choices)))]
+
+    def rarely(self, share: float) -> bool:
+        return bool(self.rng.random() < share)
+
+    def market(self) -> Operation:
+        self.now += self.one_of(0, 1, 5, 25, 60) * MILLISECOND
+        self.spot *= math.exp(self.rng.normal() * self.one_of(0.001, 0.001, 0.001, 0.02))
+        age = self.one_of(0, 0, 0, 0, 0, 29, 30, 31) * MILLISECOND
+        values = []
+        for place in range(CONTRACTS):
+            self.fair[place] = max(TICK, self.fair[place] + TICK * self.one_of(-2, -1, 0, 1, 2))
+            row = [self.fair[place], self.one_of(-0.5, 0.25, 1.0), self.one_of(0.01, 0.1), self.one_of(2.0, 20.0)]
+            if self.rarely(0.02):
+                row[self.one_of(0, 1, 2, 3)] = math.nan
+            values.append(tuple(row))
+        seen = math.nan if self.rarely(0.02) else self.spot
+        score = self.one_of(3.0, 3.5, math.nan) if self.rarely(0.05) else 0.0
+        clipped = self.one_of(0.5, 0.75) if self.rarely(0.05) else 0.0
+        return ("market", self.now, self.now - age, seen, score, clipped, self.rarely(0.01), tuple(values))
+
+    def submit(self) -> Operation:
+        contract, side = self.one_of(*range(CONTRACTS)), self.one_of(0, 1)
+        known = self.driver.contracts[contract]
+        other = known.working(side == 0)
+        what = Side.NEW if known.working(side == 1) is None else Side.REPLACE
+        if self.rarely(0.15):
+            what = self.one_of(Side.NEW, Side.REPLACE, Side.CANCEL, Side.CANCEL, Side.CANCEL)
+        flags = int(what) | side if not self.rarely(0.01) else int(self.rng.integers(256))
+        near, kind = self.fair[contract], self.rng.random()
+        price = near + TICK * self.one_of(-2, -1, 0, 1, 2)
+        if kind < 0.1:  # on the collar, or a tick beyond
+            limits = self.driver.limits
+            edge = limits.collar_money + limits.collar_share * near
+            price = near + self.one_of(-1, 1) * edge + self.one_of(0, -TICK, TICK)
+        elif kind < 0.2 and other is not None:
+            price = other.price + self.one_of(0, 0, -TICK, TICK)
+        elif kind < 0.23:
+            price = self.one_of(near + 0.1, math.nan, math.inf, 0.0, -TICK)
+        quantity = self.one_of(1.0, 1.0, 2.0, 3.0, 4.0, abs(known.position))
+        if self.rarely(0.04):
+            quantity = self.one_of(4.5, 0.0, math.nan, math.inf, -1.0)
+        contract = self.one_of(CONTRACTS, 65535) if self.rarely(0.01) else contract
+        return ("submit", contract, flags, float(price), float(quantity))
+
+    def draw(self) -> Operation:
+        if self.driver.gate.state == State.HALTED and self.rarely(0.2):
+            return ("resume",)
+        kind = self.rng.random()
+        if kind < 0.25:
+            return self.market()
+        if kind < 0.75:
+            return self.submit()
+        if kind < 0.985:
+            return ("fill", self.one_of(*range(CONTRACTS)), self.one_of(True, False))
+        return self.one_of(
+            ("reduce",), ("cancel_all",), ("halt", int(Reason.OPERATOR_ASKED)), ("kill",), ("resume",), ("resume",)
+        )
+
+
+def stream(seed: int, length: int, limits: Any) -> list[Operation]:
+    drawn, operations = _Stream(seed, limits), []
+    for _ in range(length):
+        operations.append(drawn.draw())
+        drawn.driver.act(operations[-1])
+    return operations
+
+
+def run_native(operations: list[Operation], limits: Any) -> list[Seen]:
     core = native.core()
     gate = core.RiskGate(limits, CONTRACTS)
     contracts = gate.contracts
