@@ -1,0 +1,57 @@
+#include "transport/ring_timing.hpp"
+
+#include <string>
+
+#include "transport/shared_memory.hpp"
+
+namespace strikeforge {
+
+namespace {
+
+constexpr size_t batch = 64;
+
+}  // namespace
+
+std::int64_t send_stamped(RingWriter& writer, std::uint64_t count, std::int64_t interval_ns) {
+    Record record = {};
+    record.trade.header.kind = Kind::trade;
+    const std::int64_t begin = monotonic_ns();
+    for (std::uint64_t number = 0; number < count; ++number) {
+        record.trade.header.sequence = static_cast<std::uint32_t>(number);
+        if (interval_ns > 0) {
+            const std::int64_t due = begin + static_cast<std::int64_t>(number) * interval_ns;
+            while ((record.trade.arrival_ns = monotonic_ns()) < due) continue;
+        }
+        writer.write(record);
+    }
+    return monotonic_ns() - begin;
+}
+
+std::int64_t receive_stamped(RingReader& reader, std::uint64_t count, std::int64_t* latency_ns,
+                             std::int64_t patience_ns) {
+    Record records[batch];
+    std::int64_t first = 0, heard = monotonic_ns();
+    for (std::uint64_t number = 0; number < count;) {
+        const std::uint64_t left = count - number;
+        size_t got = 0;
+        if (latency_ns != nullptr) {
+            got = reader.read(records[0]);
+            if (got) latency_ns[number] = monotonic_ns() - records[0].trade.arrival_ns;
+        } else {
+            got = reader.read_many(records, left < batch ? left : batch);
+        }
+        if (got != 0) {
+            if (number == 0) first = monotonic_ns();
+            number += got;
+            heard = 0;
+        } else if (heard == 0) {
+            heard = monotonic_ns();
+        } else if (monotonic_ns() - heard > patience_ns) {
+            throw RingProblem("timed ring: " + std::to_string(number) + " of " + std::to_string(count) +
+                              " records came, then none for " + std::to_string(patience_ns / 1'000'000) + " ms");
+        }
+    }
+    return monotonic_ns() - first;
+}
+
+}  // namespace strikeforge
