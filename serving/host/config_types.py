@@ -34,6 +34,11 @@ class Pace:
     kind: str
     value: float = 1.0
 
+    def __str__(self) -> str:
+        if self.kind == "scaled":
+            return f"{self.value:g} times"
+        return f"{self.value:g} events/s" if self.kind == "events_per_second" else self.kind
+
 
 @dataclass(frozen=True)
 class Address:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from serving.host.board import Histogram
 
+from serving.host.board import Histogram
 from serving.host.facts import HostFacts
 from serving.host.status import COUNTERS, GAUGES, HostStatus, Quoted, slot_of
 

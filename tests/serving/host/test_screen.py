@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving.host.board import highest_ns
 
+from serving.host.board import highest_ns
 from serving.host.screen import Look, Style, fitted, frame
 from serving.host.status import GONE_AFTER_NS, STATES, since, slot_of
 from tests.serving.host.looks import SLOTS, facts, hop, status
