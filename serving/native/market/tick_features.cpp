@@ -219,8 +219,8 @@ void TickFeatures::row(double* out) const {
     Sums sums[3] = {open_, over_8_.sums, over_64_.sums};
     sums[1].add(open_);
     sums[2].add(open_);
-    const double span[3] = {1, static_cast<double>(step_ - over_8_.first_step + 1),
-                            static_cast<double>(step_ - over_64_.first_step + 1)};
+    const double span[3] = {1, static_cast<double>(step_ - over_8_.first_step) + 1,
+                            static_cast<double>(step_ - over_64_.first_step) + 1};
     const Sums& all = sums[2];
     const double mid = best_.mid;
 
