@@ -45,7 +45,7 @@ class Histogram:
     counts: npt.NDArray[np.uint64]
 
     def percentile_ns(self, percent: float) -> float:
-        """The highest latency that counts in the percentile's slot (at most 0.1 % above it); NaN where none was timed."""
+        """The highest latency that counts in the percentile's slot, 0.1 % above it at most; NaN where none was."""
         below = np.cumsum(self.counts)
         total = int(below[-1])  # not `total`: the two may be of different events
         if total == 0:
@@ -61,7 +61,7 @@ class Histogram:
 
 def highest_ns(slot: int) -> int:
     """The highest latency that counts in a slot."""
-    half_bits = layout()["histogram_sub_bits"] - 1
+    half_bits: int = layout()["histogram_sub_bits"] - 1
     bucket = max((slot >> half_bits) - 1, 0)
     return ((slot - (bucket << half_bits) + 1) << bucket) - 1
 

@@ -2,7 +2,7 @@
 
 Data in: a CSV file, one contract a row, or `listed_chain`. Data out: `ContractTable`, arrays [N] of doubles; the first
 `quoted` are quoted, all are swept. Columns: `strike` (money), `right` (C or P), `carry` (forward = carry * spot),
-`discount` (factor), `last_volatility` (fraction), and `tau_years` or `expiry` (ISO 8601, UTC), optionally `quoted` (1 or 0).
+`discount` (factor), `last_volatility` (fraction), `tau_years` or `expiry` (ISO 8601, UTC), optionally `quoted` (1, 0).
 Invariants: a table that breaks a rule can't be made, and every row's problem is told at once; tau is fixed for the
 session (an expiry's is counted from `at`, in years of 365 days).
 """
@@ -31,7 +31,7 @@ MOST_PROBLEMS = 50  # told of one table
 
 @dataclass(frozen=True)
 class ContractTable:
-    """Arrays [N]; `right` is +1 for a call, -1 for a put; `reference_spot` the underlying when volatilities were seen."""
+    """Arrays [N]; `right` +1 for a call, -1 for a put; `reference_spot`: the underlying when volatilities were seen."""
 
     strike: Array
     tau_years: Array
@@ -135,8 +135,8 @@ def listed_chain(
         key=lambda place: (abs(rows[place][0] - reference_spot), rows[place][0], -rows[place][4]),
     )[:quoted]
     ordered = [rows[place] for place in near] + [row for place, row in enumerate(rows) if place not in set(near)]
-    columns = [np.array(column) for column in zip(*ordered, strict=True)]
-    return ContractTable(*columns, quoted=quoted, reference_spot=reference_spot)
+    strike, tau_years, carry, discount, right, volatilities = np.array(ordered).T
+    return ContractTable(strike, tau_years, carry, discount, right, volatilities, quoted, reference_spot)
 
 
 def _round_step(about: float) -> float:
@@ -158,7 +158,8 @@ def _rows(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
 
 def _column_problems(columns: list[str], quoted: int | None, at: datetime | None) -> Iterator[str]:
     known = {*COLUMNS, "expiry", "quoted"}
-    yield from (f"unknown column {name!r}; known are {', '.join(sorted(known))}" for name in columns if name not in known)
+    for name in sorted({*columns} - known):
+        yield f"unknown column {name!r}; known are {', '.join(sorted(known))}"
     yield from (f"column {name!r} is there twice" for name in sorted({n for n in columns if columns.count(n) > 1}))
     needed = [name for name in COLUMNS if name != "tau_years"]
     yield from (f"column {name!r} is missing" for name in needed if name not in columns)
@@ -212,7 +213,8 @@ def _problems(table: ContractTable) -> Iterator[str]:
         values = getattr(table, name)
         good = np.abs(values) == 1 if name == "right" else np.isfinite(values) & (values > 0)
         expected = "+1 or -1 (C or P)" if name == "right" else "above 0"
-        yield from (f"contract {row + 1}: {name}: must be {expected}, found {values[row]}" for row in np.flatnonzero(~good))
+        for row in np.flatnonzero(~good).tolist():
+            yield f"contract {row + 1}: {name}: must be {expected}, found {values[row]}"
     seen: dict[tuple[float, ...], int] = {}
     for row in range(count):
         key = (float(table.strike[row]), float(table.tau_years[row]), float(table.right[row]))

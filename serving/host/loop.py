@@ -1,7 +1,7 @@
 """The hot loop: ticks in, risk-checked orders out, in native code. Rules: docs/host-rules.md.
 
-Data in: records (serving/host/records.py) from a ring, or offline from an array. Data out: orders, fills and signals into
-rings of their own, or offline as one array in the order of leaving. What it tells while it runs: serving/host/board.py.
+Data in: records (serving/host/records.py) from a ring, or offline from an array. Data out: orders, fills and signals
+into rings of their own, or offline as one array in the order of leaving. What it tells while it runs: board.py.
 
 Invariants: the same records, asked controls included, give the same bytes out, live or offline, but for `arrival_ns`
 and `sent_ns`, which are only measured with. Every order passes the risk gate. Nothing allocates while it runs. A kill
@@ -26,7 +26,7 @@ from serving.errors import DataError, HostError
 from serving.host.board import Board, ChainPage
 from serving.host.contracts import ContractTable
 from serving.host.limits import Limits
-from serving.host.records import CONTROL, RECORD, SIGNAL, Kind, Records, new_records
+from serving.host.records import RECORD, SIGNAL, Kind, Records, new_records
 from serving.host.tick_features import KIND, TickSpec
 
 NS_PER_S = 1_000_000_000
@@ -185,7 +185,7 @@ def tick_spec_of(bundle: Bundle) -> TickSpec:
             f"bundle {bundle.sha256}: its feature_spec is of kind {kind!r}, the loop needs {KIND!r}: give a model "
             "trained on market steps of ticks, or price with `strikeforge-host price`"
         )
-    return TickSpec.from_json(spec)
+    return TickSpec.from_json(dict(spec))
 
 
 def with_controls(ticks: Records, signals: Records) -> Records:
@@ -198,7 +198,9 @@ def with_controls(ticks: Records, signals: Records) -> Records:
     acted = told[(told["kind"] == Kind.SIGNAL) & (told["flags"] == SignalCode.CONTROL_ACTED)]
     if len(late := acted[acted["value"][:, 0] == ControlCode.LIMITS]):
         serials = ", ".join(f"{serial:.0f}" for serial in late["value"][:, 1])
-        raise DataError(f"limits changed in this session (serials {serials}): process its parts, with set_limits between")
+        raise DataError(
+            f"limits changed in this session (serials {serials}): process its parts, set_limits between them"
+        )
     controls = new_records(len(acted), Kind.CONTROL)
     controls["event_ns"], controls["flags"] = acted["event_ns"], acted["value"][:, 0].astype(np.uint8)
     controls["value"][:, 0], controls["value"][:, 3] = acted["value"][:, 1], acted["value"][:, 3]
@@ -216,7 +218,9 @@ def _refuse_misfit(engine: NativeEngine, spec: TickSpec) -> None:
         ("contract features (K)", info.contract_features, spec.padded_contract_columns),
         ("steps of the window (T)", info.window_steps, spec.window),
     )
-    if wrong := [f"{name}: the engine has {ours}, the spec says {theirs}" for name, ours, theirs in pairs if ours != theirs]:
+    if wrong := [
+        f"{name}: the engine has {ours}, the spec says {theirs}" for name, ours, theirs in pairs if ours != theirs
+    ]:
         raise HostError(f"bundle {info.bundle_sha256}: its feature spec doesn't fit its net: {'; '.join(wrong)}")
 
 
@@ -225,9 +229,9 @@ def _ring_settings(rings: Rings | None) -> dict[str, Any]:
         names = {"ticks": "", "orders": "", "fills": "", "signals": "", "reader": ""}
         return {**names, "ring_records": 2, "lossless_in": False, "lossless_out": False}
     return {
-        "ticks": str(rings.ticks), "orders": str(rings.orders), "fills": str(rings.fills), "signals": str(rings.signals),
-        "ring_records": rings.records, "reader": rings.reader, "lossless_in": rings.lossless_in,
-        "lossless_out": rings.lossless_out,
+        "ticks": str(rings.ticks), "orders": str(rings.orders), "fills": str(rings.fills),
+        "signals": str(rings.signals), "ring_records": rings.records, "reader": rings.reader,
+        "lossless_in": rings.lossless_in, "lossless_out": rings.lossless_out,
     }  # fmt: skip
 
 

@@ -82,6 +82,7 @@ def value(
         volatility, [one.discount for one in quoted], [one.right for one in quoted],
     )  # fmt: skip
     for place, (one, contract) in enumerate(zip(quoted, contracts, strict=True)):
+        contract.volatility = float(found[place])
         contract.fair = float(values.price[place])
         contract.delta = float(values.delta[place]) * one.carry
         contract.gamma = float(values.gamma[place]) * one.carry * one.carry
@@ -91,4 +92,4 @@ def value(
 def forget(contracts: Sequence[ContractState]) -> None:
     """No usable book: nothing is known."""
     for contract in contracts:
-        contract.fair = contract.delta = contract.gamma = contract.vega = math.nan
+        contract.volatility = contract.fair = contract.delta = contract.gamma = contract.vega = math.nan

@@ -1,7 +1,7 @@
 """The slow reference of replay's fills: docs/host-rules.md, "Simulated fills".
 
-Data in: a trade's price, and spot and contracts as they stood after the event before. Data out: fills through an
-`Outbox`; positions, cash and working orders of `contracts` move at once.
+Data in: a trade's price and size, and spot and contracts as they stood after the event before. Data out: fills through
+an `Outbox`; positions, cash and working orders of `contracts` move at once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ def print_of(contract: ContractState, trade_price: float, spot: float) -> float:
 
 
 def fill(
-    trade_price: float, event_ns: int, spot: float, contracts: list[ContractState], multiplier: float, outbox: Outbox
-) -> None:
+    trade_price: float, trade_size: float, event_ns: int, spot: float, contracts: list[ContractState],
+    multiplier: float, outbox: Outbox,
+) -> None:  # fmt: skip
     """Fill what the trade prints through, whole, at the orders' own prices."""
-    if not (math.isfinite(trade_price) and trade_price > 0):
+    if not all(math.isfinite(number) and number > 0 for number in (trade_price, trade_size)):
         return
     for place, contract in enumerate(contracts):
         printed = print_of(contract, trade_price, spot)

@@ -1,6 +1,6 @@
 """The slow reference of the risk gate: docs/host-rules.md, "Profit" and "Risk", sentence by sentence.
 
-Data in: the market of an event, the contracts, intents. Data out: records through an `Outbox`, the state and its reason.
+Data in: the market of an event, the contracts, intents. Data out: records through an `Outbox`, the state, its reason.
 `without` names checks and breakers left out, to prove that a comparison with the native gate would notice: any name
 of `Reason` that a check or a breaker has, in small letters.
 """
@@ -10,12 +10,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
 
+from serving.host.limits import Limits
 from serving.host.reference.states import ContractState, Intent, Market, Outbox, Reason, Side, State, Working
-
-if TYPE_CHECKING:
-    from serving.host.limits import Limits
 
 BREAKERS = (Reason.LOSS, Reason.DRAWDOWN, Reason.MARKET_MOVE, Reason.REJECT_BURST)
 LASTING = (Reason.MARKET_MOVE, Reason.OPERATOR_ASKED, Reason.DRAWDOWN)  # of REDUCING, the longest last

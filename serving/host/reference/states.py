@@ -1,8 +1,8 @@
 """What the reference's parts hand each other: contracts, the market of one event, intents, and the records that leave.
 
-Records leave through an `Outbox` as 56 bytes each (serving/native/transport/records.hpp). The reference has no clock, so
+Records leave through an `Outbox` as 56 bytes each (serving/native/transport/records.hpp). The reference has no clock:
 `arrival_ns` and `sent_ns` are 0 in what it writes; all other bytes are decided by the records that came.
-Numbers of enums are those of serving/native/host/*.hpp; tests/serving/host/test_reference_states.py holds them to it.
+Numbers of enums are those of serving/native/host/*.hpp; tests/serving/host/test_reference_rules.py holds them to it.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class SignalCode(IntEnum):
     STATE = 1
     CONTROL_ACTED = 2
     FAIR_VALUES = 3
+    CONTROL_REFUSED = 4
 
 
 class ControlCode(IntEnum):
@@ -80,6 +81,7 @@ class ControlCode(IntEnum):
     RESUME = 3
     ANOMALY_SCORE = 4
     MODEL_EXPIRED = 5
+    CANCEL_ALL = 6
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class ContractState:
     cash: float = 0.0
     buy: Working | None = None
     sell: Working | None = None
+    volatility: float = float("nan")
 
     def working(self, is_buy: bool) -> Working | None:
         return self.buy if is_buy else self.sell
@@ -155,8 +158,8 @@ class Outbox:
         body = struct.pack("<Qdddq", order.order_id, order.price, order.quantity, underlying, 0)
         self._write(event_ns, contract + 1, Kind.FILL, Side.BUY if is_buy else 0, body)
 
-    def signal(self, event_ns: int, code: SignalCode, values: tuple[float, float, float, float]) -> None:
-        self._write(event_ns, 0, Kind.SIGNAL, code, struct.pack("<ddddq", *values, 0))
+    def signal(self, event_ns: int, instrument: int, code: SignalCode, values: tuple[float, ...]) -> None:
+        self._write(event_ns, instrument, Kind.SIGNAL, code, struct.pack("<ddddq", *values, 0))
 
     def _write(self, event_ns: int, instrument: int, kind: Kind, flags: int, body: bytes) -> None:
         self._sequences[kind] += 1

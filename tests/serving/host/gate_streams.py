@@ -1,9 +1,9 @@
 """Random streams of all that a risk gate can meet, run through the native gate and the reference alike.
 
-A stream is a list of operations (tuples, the first word names it). Prices and quantities are drawn around fair values and
-around the limits, often exactly on them, so that short streams meet every check from both sides.
-What `run_native` and `run_reference` saw is a list of the same shape: after every operation the answer, all bytes that left, the
-state, its reason, profit and best profit, every contract's position, cash and working orders, refusals by reason.
+A stream is a list of operations (tuples, the first word names it). Prices and quantities are drawn around fair values
+and around the limits, often exactly on them, so that short streams meet every check from both sides. What `run_native`
+and `run_reference` saw is a list of the same shape: after every operation the answer, all bytes that left, the state,
+its reason, profit and best profit, every contract's position, cash and working orders, refusals by reason.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Collection
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from serving import native
+from serving.host.limits import Limits
 from serving.host.reference.risk import ReferenceGate
 from serving.host.reference.states import ContractState, Intent, Market, Outbox, Reason, Side, State, Working
 
@@ -28,9 +28,9 @@ START = 1_700_000_000_000_000_000
 MILLISECOND = 1_000_000
 
 
-def limits_of(**changed: float) -> Any:
+def limits_of(**changed: Any) -> Limits:
     """Limits that random streams reach."""
-    return SimpleNamespace(**{
+    return Limits(**{
         "collar_money": 0.5, "collar_share": 0.1, "order_quantity": 4.0, "position_quantity": 6.0,
         "notional_money": 700.0, "delta": 40.0, "gamma": 3.0, "vega": 600.0, "loss_money": 150.0,
         "drawdown_money": 100.0, "order_rate_count": 6.0, "order_rate_window_ns": 40 * MILLISECOND,
@@ -43,7 +43,7 @@ def limits_of(**changed: float) -> Any:
 class ReferenceDriver:
     """A reference gate that operations act on, one by one."""
 
-    def __init__(self, limits: Any, without: Collection[str] = ()) -> None:
+    def __init__(self, limits: Limits, without: Collection[str] = ()) -> None:
         self.limits, self.outbox, self.market = limits, Outbox(), Market(START)
         self.gate = ReferenceGate(limits, CONTRACTS, self.outbox, without)
         self.contracts = [ContractState(0.0, 0.0, 0.0, 0.0) for _ in range(CONTRACTS)]
@@ -78,7 +78,7 @@ class ReferenceDriver:
         return (answer, left, int(gate.state), int(gate.why), gate.profit, gate.best_profit, held, refused)
 
 
-def run_reference(operations: list[Operation], limits: Any, without: Collection[str] = ()) -> list[Seen]:
+def run_reference(operations: list[Operation], limits: Limits, without: Collection[str] = ()) -> list[Seen]:
     driver = ReferenceDriver(limits, without)
     return [driver.act(operation) for operation in operations]
 
@@ -86,7 +86,7 @@ def run_reference(operations: list[Operation], limits: Any, without: Collection[
 class _Stream:
     """Draws operations, knowing from a reference of its own how things stand."""
 
-    def __init__(self, seed: int, limits: Any) -> None:
+    def __init__(self, seed: int, limits: Limits) -> None:
         self.rng = np.random.default_rng(seed)
         self.driver = ReferenceDriver(limits)
         self.now, self.spot, self.fair = START, 100.0, [5.0, 8.0, 2.5]
@@ -152,7 +152,7 @@ class _Stream:
         )
 
 
-def stream(seed: int, length: int, limits: Any) -> list[Operation]:
+def stream(seed: int, length: int, limits: Limits) -> list[Operation]:
     drawn, operations = _Stream(seed, limits), []
     for _ in range(length):
         operations.append(drawn.draw())
@@ -160,7 +160,7 @@ def stream(seed: int, length: int, limits: Any) -> list[Operation]:
     return operations
 
 
-def run_native(operations: list[Operation], limits: Any) -> list[Seen]:
+def run_native(operations: list[Operation], limits: Limits) -> list[Seen]:
     core = native.core()
     gate = core.RiskGate(limits, CONTRACTS)
     contracts = gate.contracts
