@@ -31,6 +31,20 @@ std::vector<std::int64_t> largest_gaps(size_t windows, std::int64_t window_ns) {
     return gaps;
 }
 
+std::vector<std::int64_t> idle_arrivals(size_t count, std::int64_t period_ns, std::int64_t busy_ns) {
+    std::vector<std::int64_t> taken(count, 0);
+    std::int64_t arrival = now_ns() + period_ns;
+    for (std::int64_t& elapsed : taken) {
+        std::int64_t now;
+        do {
+            now = now_ns();
+        } while (now < arrival + busy_ns);
+        elapsed = now - arrival;
+        arrival += period_ns;
+    }
+    return taken;
+}
+
 double clock_cost_ns(size_t batches) {
     constexpr int reads = 1000;
     std::vector<std::int64_t> elapsed(std::max<size_t>(batches, 1), 0);

@@ -185,8 +185,9 @@ bool RingReader::read(Record& out) {
 
 size_t RingReader::read_many(Record* out, size_t most) {
     impl_->deal();
-    size_t count = 0;
-    while (count < most && impl_->read(out[count])) ++count;
+    if (most == 0 || !impl_->read(out[0])) return 0;
+    size_t count = 1;
+    while (count < most && impl_->copy_next(out[count]) == Found::record) ++count;
     return count;
 }
 
