@@ -207,7 +207,7 @@ def test_closed_ends_refuse(tmp_path: Path) -> None:
         (np.zeros(4, RECORD)[::2], r"shape \(2,\)"),
         (np.zeros(3, np.dtype("V56")), "V56"),
         (np.zeros(3, RECORD.newbyteorder(">")), ">f8"),
-        ([1, 2, 3], "int64"),
+        ([1, 2, 3], "found list"),
     ],
 )
 def test_what_are_no_records_is_refused(tmp_path: Path, wrong: np.ndarray, found: str) -> None:
