@@ -51,6 +51,13 @@ class RingWriter:
         self._ring.write(records if known else _records_of(records))
 
     @property
+    def native(self) -> Any:
+        """The core's own RingWriter, for what writes natively (a feed); HostError if this one was closed."""
+        if isinstance(self._ring, _Closed):
+            raise self._ring.error()
+        return self._ring
+
+    @property
     def written(self) -> int:
         """Records since the ring was made, by all its writers."""
         return int(self._ring.written)
@@ -201,8 +208,11 @@ class _Closed:
     def __init__(self, path: str) -> None:
         self.path = path
 
+    def error(self) -> HostError:
+        return HostError(f"ring {self.path!r}: it was closed: open it anew")
+
     def __getattr__(self, name: str) -> Any:
-        raise HostError(f"ring {self.path!r}: it was closed: open it anew")
+        raise self.error()
 
 
 def _records_of(given: object) -> Records:
