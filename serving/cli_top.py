@@ -27,7 +27,7 @@ from serving.host.config import read_config
 from serving.host.config_types import board_in, facts_in
 from serving.host.facts import HostFacts, read_facts
 from serving.host.screen import Look, Style, frame
-from serving.host.status import HostStatus, read_status, resident_bytes
+from serving.host.status import read_status, resident_bytes
 
 INTERVAL_S = 1.0
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the other screen, without a cursor; back

@@ -7,8 +7,8 @@ The seam. A receiver fills one ring and nothing else; the loop reads that ring a
 hardware (a card that decodes into memory of its own) fits in by doing what those here do:
     event_ns     from the data, UTC
     sequence     of its source, counted by one; a hole says what is lost
-    arrival_ns   CLOCK_MONOTONIC: when the wire delivered it (stamps of the kernel or the card), or, of a replay, when it
-                 was scheduled to arrive
+    arrival_ns   CLOCK_MONOTONIC: when the wire delivered it (stamps of the kernel or the card), or, of a replay,
+                 when it was scheduled to arrive
     kinds        trade, quote, level, heartbeat only; the levels of a picture one after the other
 In C++ the same seam is `RecordSink` (serving/native/feed/sink.hpp).
 Invariants: `run` blocks until the feed ends or `stop` was called from another thread, and lets go of the interpreter's

@@ -14,7 +14,7 @@ from serving.feeds.layouts_binance import read_binance
 from serving.feeds.layouts_lean import read_lean
 from serving.feeds.tape import Heartbeats, Part, Tape, merged
 
-LAYOUTS: dict[str, Callable[[Path], Part]] = {"binance": read_binance, "lean": read_lean}
+LAYOUTS: dict[str, Callable[[Path], Part]] = {"binance_l2": read_binance, "lean_ticks": read_lean}
 
 
 def read_tape(layout: str, files: Sequence[Path], heartbeats: Heartbeats | None = None) -> Tape:

@@ -3,14 +3,13 @@
 Data in: a tape's records, a pace. Data out: the same records in the ring, in order, each with `arrival_ns`, the time at
 which it was *scheduled* to arrive (CLOCK_MONOTONIC): a writer or reader that falls behind doesn't move the schedule, so
 latencies measured from arrival have no coordinated omission.
-Paces: `original` as the times of events lie; `x10` ten times as fast (any positive number); `20000/s` so many events a
-second; `full` as fast as the ring takes them (with a lossless ring: as its readers do; arrival is then the time at
-which an event was offered). The records of one picture of the book are one event and arrive together.
+Paces: `original` as the times of events lie; `scaled` so many times as fast; `events_per_second`, evenly; `full` as
+fast as the ring takes them (a lossless ring: as its readers do; arrival is then the time of the offer). The records of
+one picture of the book are one event and arrive together.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -25,33 +24,29 @@ from serving.feeds.tape import Tape, kinds_of
 from serving.host.records import Records
 from serving.host.ring import RingWriter
 
-PACE = re.compile(r"x(?P<scaled>[0-9.]+)|(?P<fixed>[0-9.]+)/s", re.ASCII)
 LEAD_NS = 1_000_000  # from the call to the first arrival: the first event isn't late at once
+PACES = {"original": "scaled", "scaled": "scaled", "events_per_second": "fixed", "full": "full"}  # the core's names
 
 
 @dataclass(frozen=True)
 class Pace:
-    """`kind` full, scaled (`value` times as fast as the original) or fixed (`value` events a second)."""
+    """How fast: `original`, `full`, or `scaled` or `events_per_second` with a positive `value`."""
 
     kind: str
     value: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.kind not in PACES:
+            raise DataError(f"pace {self.kind!r} isn't known: use {', '.join(PACES)}")
+        if not 0 < self.value <= 1e12:
+            raise DataError(f"pace {self.kind} {self.value!r}: the value must be above 0 and at most 1e12")
+        if self.value != 1.0 and self.kind in ("original", "full"):
+            raise DataError(f"pace {self.kind} has no value, found {self.value!r}: use scaled or events_per_second")
 
-def parse_pace(text: str) -> Pace:
-    """`original`, `full`, `x10`, `20000/s`."""
-    if text == "original":
-        return Pace("scaled")
-    if text == "full":
-        return Pace("full")
-    match = PACE.fullmatch(text)
-    if match:
-        try:
-            value = float(match["scaled"] or match["fixed"])
-        except ValueError:
-            value = 0.0
-        if 0 < value <= 1e9:
-            return Pace("scaled" if match["scaled"] else "fixed", value)
-    raise DataError(f"pace {text!r} isn't known: original, full, x10 (times as fast) or 20000/s (events a second)")
+    @property
+    def native_kind(self) -> str:
+        """What the core calls it."""
+        return PACES[self.kind]
 
 
 class ReplayFeed:
@@ -63,10 +58,12 @@ class ReplayFeed:
         self._native: Any = native.core().Pacer()
 
     def run(self, ring: RingWriter) -> FeedSummary:
-        """Write the tape; returns early, between two events, when stopped."""
+        """Write the tape; returns early when stopped."""
         start_ns = time.monotonic_ns() + LEAD_NS
         pace = self._pace
-        done = self._native.run(native_ring(ring), self._tape.records, pace.kind, pace.value, start_ns, self._busy)
+        done = self._native.run(
+            native_ring(ring), self._tape.records, pace.native_kind, pace.value, start_ns, self._busy
+        )
         written = self._tape.records[: done["records"]]
         counts = {"events": done["events"], "longest_delay_ns": done["latest_ns"]}
         return FeedSummary(done["records"], counts, kinds_of(written), self._tape.quarantined())
@@ -77,8 +74,8 @@ class ReplayFeed:
 
 
 def arrivals(records: Records, pace: Pace, start_ns: int) -> npt.NDArray[np.int64]:
-    """When each record arrives at a scaled or fixed pace whose first event arrives at `start_ns`."""
+    """When each record arrives at a pace whose first event arrives at `start_ns`; full pace has no schedule."""
     if pace.kind == "full":
-        raise DataError("a replay at full pace has no schedule: use original, x10 or 20000/s")
-    scheduled: npt.NDArray[np.int64] = native.core().feed_schedule(records, pace.kind, pace.value, start_ns)
+        raise DataError("a replay at full pace has no schedule: use original, scaled or events_per_second")
+    scheduled: npt.NDArray[np.int64] = native.core().feed_schedule(records, pace.native_kind, pace.value, start_ns)
     return scheduled

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
+from datetime import datetime
 from pathlib import Path
 
 from serving.canonical import is_model_name
@@ -160,9 +161,14 @@ def _address(table: Table, key: str, text: str | None) -> Address | None:
 
 def _chain(top: Table) -> ChainConfig:
     table = top.table("chain", required=True)
+    at = table.take("at", None)
+    if at is not None and at != "start" and not (isinstance(at, datetime) and at.tzinfo is not None):
+        table.problem("at", '"start" or a date and time with its offset, 2024-08-08T09:00:00Z')
+        at = None
     config = ChainConfig(
-        table.path("file"), table.number("reference_price", above=0.0), table.whole("quoted", least=1, most=MOST_QUOTED)
-    )
+        table.path("file"), table.number("reference_price", above=0.0),
+        table.whole("quoted", least=1, most=MOST_QUOTED), at,
+    )  # fmt: skip
     table.finish()
     return config
 
@@ -210,6 +216,9 @@ def _loop(top: Table) -> LoopConfig:
         core, tuple(cores or ()), table.text("poll", "busy", choices=POLLS),
         table.text("fills", FILLS[0], choices=FILLS), table.number("idle_exit_s", None, above=0.0),
         table.flag("lock_memory", False), priority, ring_records,
+        table.whole("sweep_contracts", 32, least=1, most=1_000_000),
+        table.whole("sweep_every_ns", 5_000_000, least=0, most=10**12),
+        table.whole("fair_values_every_ns", 0, least=0, most=10**15),
     )  # fmt: skip
     table.finish()
     return config

@@ -10,7 +10,9 @@ Data: closed and frozen; units in the names; paths are absolute.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Pace:
 
     kind: str
     value: float = 1.0
+
+    def __str__(self) -> str:
+        if self.kind == "scaled":
+            return f"{self.value:g} times"
+        return f"{self.value:g} events/s" if self.kind == "events_per_second" else self.kind
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class ChainConfig:
     file: Path
     reference_price: float  # money: the underlying's price when the chain's volatilities were seen
     quoted: int
+    at: datetime | Literal["start"] | None  # from when expiries count; None: the file has times to expiry
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,9 @@ class LoopConfig:
     lock_memory: bool
     priority: int | None  # of SCHED_FIFO
     ring_records: int
+    sweep_contracts: int  # valued at a time while no record waits
+    sweep_every_ns: int  # between two beginnings of a sweep, at least
+    fair_values_every_ns: int  # event time between two signals of fair values; 0: none
 
 
 @dataclass(frozen=True)

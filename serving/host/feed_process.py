@@ -32,7 +32,7 @@ class FeedProcess:
         path = os.pathsep.join(one for one in (code, os.environ.get("PYTHONPATH")) if one)
         try:
             self._process = subprocess.Popen(
-                [*command, *options], stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}
+                [*command, *options], stdin=subprocess.DEVNULL, stdout=2, env={**os.environ, "PYTHONPATH": path}
             )
         except OSError as error:
             raise HostError(f"the feed can't be started: {error}") from error

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from serving.errors import HostError
+from serving.host.board import Histogram
 from serving.host.config_types import MetricsConfig
 from serving.host.facts import HostFacts
-from serving.host.status import STATES, Hop, HostStatus, resident_bytes, slot_of
+from serving.host.status import STATES, HostStatus, resident_bytes, slot_of
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -43,6 +44,8 @@ HELP = {
     "unknown": "Records of a kind of no use to the loop.",
     "time_went_back": "Records with an earlier event time than one before.",
     "refused_books": "Pictures of the book that were refused whole.",
+    "refused_numbers": "Trades and books with impossible numbers, left out of the features.",
+    "unheard": "Intents of the strategy beyond the room that one event has.",
     "lost": "Records overwritten in the tick ring before they were read.",
     "gaps": "Holes in the feed's own numbering.",
     "writers": "Writers that the tick ring has had.",
@@ -134,7 +137,7 @@ class HostCollector:
             yield family
 
 
-def buckets(hop: Hop) -> list[tuple[str, float]]:
+def buckets(hop: Histogram) -> list[tuple[str, float]]:
     """(upper bound in seconds, how many so far) as Prometheus counts: each holds those before it."""
     summed = np.concatenate(([0], np.cumsum(hop.counts, dtype=np.uint64)))
     found = [(repr(bound / 1e9), float(summed[slot_of(bound)])) for bound in BOUNDS_NS]

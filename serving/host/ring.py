@@ -119,7 +119,10 @@ class RingReader:
         self._slots: Records | None = self._ring.slots().view(slot)["record"]
 
     def read(self, limit: int = 1024) -> Records:
-        """Up to `limit` records [N] of RECORD that are there now, maybe none; never waits."""
+        """Up to `limit` records [N] of RECORD that are there now, maybe none; never waits.
+
+        They follow each other without a gap, the last is number `position - 1`: what was lost lay before the first.
+        """
         out = np.empty(limit, RECORD)
         return out[: self.read_into(out)]
 
@@ -135,6 +138,7 @@ class RingReader:
         """Up to `limit` records that are there now, in place; `skip` what was dealt with."""
         ring = _open(self._ring, self.path)
         assert self._slots is not None
+        ring.wait(0)  # passes over what was overwritten
         begin = ring.position % ring.capacity
         count = min(limit, ring.behind, ring.capacity - begin)
         return View(self._slots[begin : begin + count], ring.position, ring)

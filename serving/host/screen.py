@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from serving.host.facts import HostFacts, printable
-from serving.host.status import PERCENTILES, HostStatus
+from serving.host.status import PERCENTILES, HostStatus, since
 
 RED, GREEN, YELLOW, BOLD, DIM, REVERSE, PLAIN = "31", "32", "33", "1", "2", "7", "0"
 STATE_COLOURS = {"active": GREEN, "reducing": YELLOW, "halted": RED}
@@ -46,8 +46,8 @@ def frame(directory: str, facts: HostFacts, now: Look, before: Look | None, styl
     status, facts = now.status, printable(facts)
     lines = [
         *_head(directory, facts, now, style), "", *_market(facts, now, before, style), "",
-        *_contracts(facts, status, style), "", *_hops(status, before.status if before else None, style), "",
-        *_refused(status, style),
+        *_contracts(facts, status, style), "", *hop_table(status, before.status if before else None, style), "",
+        refused_line(status, style),
     ]  # fmt: skip
     if style.rows and len(lines) > style.rows:
         hidden = len(lines) - style.rows + 1
@@ -89,7 +89,16 @@ def _market(facts: HostFacts, now: Look, before: Look | None, style: Style) -> l
     losses = f"lost {lost:,}, gaps {gaps:,}, writers {counters['writers']:,}"
     others = ", ".join(
         f"{name.replace('_', ' ')} {counters[name]:,}"
-        for name in ("skipped", "unknown", "time_went_back", "refused_books", "controls_refused")
+        for name in (
+            "skipped",
+            "unknown",
+            "time_went_back",
+            "refused_books",
+            "refused_numbers",
+            "unheard",
+            "controls_refused",
+            "allocations",
+        )
         if counters[name]
     )
     rates = [("events", "events"), ("records", "records"), ("orders", "orders"), ("cancels", "cancels"),
@@ -123,14 +132,14 @@ def _contracts(facts: HostFacts, status: HostStatus, style: Style) -> list[str]:
     return _table(rows, style, first_left=True)
 
 
-def _hops(status: HostStatus, before: HostStatus | None, style: Style) -> list[str]:
+def hop_table(status: HostStatus, before: HostStatus | None, style: Style) -> list[str]:
     """Two groups of percentiles: since the last look, where something was timed, and since the start."""
     names = [f"p{percent:g}" for percent in PERCENTILES]
     rows = [("hop, us", "count", *names, "max", " now:", *names, "max")]
     for name, hop in status.hops.items():
         if not hop.total:
             continue
-        recent = hop.since(before.hops[name]) if before and name in before.hops else None
+        recent = since(hop, before.hops[name]) if before and name in before.hops else None
         cells = [f"{hop.total:,}", *(_us(hop.percentile_ns(one)) for one in PERCENTILES), _us(hop.max_ns), ""]
         if recent is not None and recent.total:
             cells += [*(_us(recent.percentile_ns(one)) for one in PERCENTILES), _us(recent.max_ns)]
@@ -140,11 +149,12 @@ def _hops(status: HostStatus, before: HostStatus | None, style: Style) -> list[s
     return _table(rows, style, first_left=True) if len(rows) > 1 else ["no event was timed yet"]
 
 
-def _refused(status: HostStatus, style: Style) -> list[str]:
+def refused_line(status: HostStatus, style: Style) -> str:
+    """How many orders were refused, by reason."""
     found = [f"{name.replace('_', ' ')} {count:,}" for name, count in status.refused_by.items() if count]
     if not found:
-        return ["refused   none"]
-    return [f"refused   {style.paint(', '.join(found), YELLOW)}"]
+        return "refused   none"
+    return f"refused   {style.paint(', '.join(found), YELLOW)}"
 
 
 def _table(rows: Sequence[Sequence[str]], style: Style, *, first_left: bool) -> list[str]:

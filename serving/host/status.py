@@ -3,79 +3,45 @@
 In: the board (serving/host/board.py: numbers in shared memory that the loop alone writes), and facts.json, which `run`
 writes once (serving/host/facts.py). Out: `HostStatus`, a frozen copy of one moment; times in nanoseconds.
 Invariants: looking never touches the loop, only memory that it writes anyway; two numbers of one copy may be of
-different events, each is whole. Percentiles are those of HdrHistogram (serving/native/host/histogram.hpp): the largest
-value of the slot in which the percentile lies, 0.1 % above it at most.
+different events, each is whole.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+
+from serving.host.board import Board, Histogram, highest_ns, layout
 
 COUNTERS = (
     "records", "events", "trades", "orders", "cancels", "fills", "signals", "refused", "skipped", "unknown",
-    "time_went_back", "refused_books", "lost", "gaps", "writers", "advances", "sweeps", "controls", "controls_refused",
-    "allocations",
+    "time_went_back", "refused_books", "refused_numbers", "unheard", "lost", "gaps", "writers",
+    "advances", "sweeps", "controls", "controls_refused", "allocations",
 )  # fmt: skip
 GAUGES = ("spot", "profit", "best_profit", "delta", "gamma", "vega", "anomaly_score", "clipped_share")
 STATES = ("active", "reducing", "halted")
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 GONE_AFTER_NS = 2_000_000_000  # a loop publishes far more often, also while nothing comes
-SUB_BITS = 11  # of histogram.hpp
-
-Counts = NDArray[np.uint64]
 
 
-@dataclass(frozen=True)
-class Hop:
-    """One hop's latencies since the start, in nanoseconds; `counts` by slot."""
-
-    total: int
-    sum_ns: int
-    max_ns: int
-    counts: Counts
-
-    def percentile_ns(self, percent: float) -> float:
-        """NaN where nothing was timed."""
-        summed = np.cumsum(self.counts, dtype=np.uint64)
-        total = int(summed[-1]) if len(summed) else 0  # not `total`: it is written after the counts
-        if total == 0:
-            return math.nan
-        rank = max(1, math.ceil(percent / 100.0 * total))
-        slot = int(np.searchsorted(summed, rank))
-        return float(min(highest_ns(slot), max(self.max_ns, lowest_ns(slot))))
-
-    def since(self, earlier: Hop) -> Hop:
-        """What was timed between two copies; the largest is that of the highest slot that was used."""
-        counts = self.counts - np.minimum(earlier.counts, self.counts)
-        used = np.flatnonzero(counts)
-        largest = min(highest_ns(int(used[-1])), self.max_ns) if len(used) else 0
-        return Hop(int(counts.sum()), max(self.sum_ns - earlier.sum_ns, 0), largest, counts)
+def since(now: Histogram, earlier: Histogram) -> Histogram:
+    """What was timed between two copies; its largest is known to the slot."""
+    counts = now.counts - np.minimum(earlier.counts, now.counts)
+    used = np.flatnonzero(counts)
+    largest = min(highest_ns(int(used[-1])), now.max_ns) if len(used) else 0
+    return Histogram(int(counts.sum()), max(now.sum_ns - earlier.sum_ns, 0), largest, counts)
 
 
 def slot_of(nanoseconds: int) -> int:
     """The slot in which a latency counts."""
-    bucket = max(nanoseconds.bit_length() - SUB_BITS, 0)
-    return (bucket << (SUB_BITS - 1)) + (nanoseconds >> bucket)
-
-
-def lowest_ns(slot: int) -> int:
-    """The smallest latency that counts in a slot."""
-    bucket = max((slot >> (SUB_BITS - 1)) - 1, 0)
-    return (slot - (bucket << (SUB_BITS - 1))) << bucket
-
-
-def highest_ns(slot: int) -> int:
-    """The largest one."""
-    return lowest_ns(slot + 1) - 1
+    bits = int(layout()["histogram_sub_bits"])
+    bucket = max(nanoseconds.bit_length() - bits, 0)
+    return (bucket << (bits - 1)) + (nanoseconds >> bucket)
 
 
 @dataclass(frozen=True)
@@ -109,7 +75,7 @@ class HostStatus:
     process: int
     chain: int
     quoted: tuple[Quoted, ...]
-    hops: Mapping[str, Hop]
+    hops: Mapping[str, Histogram]
 
     @property
     def gone(self) -> str | None:
@@ -124,10 +90,17 @@ class HostStatus:
         return None
 
 
-class Board(Protocol):
-    """What of serving/host/board.py is looked at."""
-
-    def read(self) -> Mapping[str, Any]: ...
+def read_status(board: Board) -> HostStatus:
+    """Look at the board now."""
+    read_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    found = board.read()
+    columns = [found[name].tolist() for name in ("position", "fair", "volatility", "bid", "ask")]
+    return HostStatus(
+        read_ns, {name: found[name] for name in COUNTERS}, {name: found[name] for name in GAUGES},
+        found["refused_by"], found["state"], found["why"], found["event_ns"], found["started_ns"], found["alive_ns"],
+        found["sweep_age_ns"], bool(found["running"]), bool(found["halt_file"]), bool(found["model_expired"]),
+        found["process"], found["chain"], tuple(Quoted(*row) for row in zip(*columns, strict=True)), found["hops"],
+    )  # fmt: skip
 
 
 def resident_bytes(process: int) -> tuple[int, int] | None:
@@ -140,11 +113,6 @@ def resident_bytes(process: int) -> tuple[int, int] | None:
     if "VmRSS" not in found:  # a zombie has none
         return None
     return int(found["VmRSS"].split()[0]) * 1024, int(found["VmHWM"].split()[0]) * 1024
-
-
-def monotonic_ns() -> int:
-    """The clock of the board's `started_ns` and `alive_ns`."""
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
 def _lives(process: int) -> bool:

@@ -15,8 +15,8 @@
 namespace strikeforge {
 
 struct ArbiterOptions {
-    std::uint64_t capacity = 1 << 16;  // records held at most behind a hole; a power of two
-    std::uint64_t reorder_records = 1024;
+    std::uint64_t capacity = 1 << 16;      // records held at most behind a hole; a power of two
+    std::uint64_t reorder_records = 8192;  // more than one block of a packet ring holds
     std::int64_t reorder_ns = 2'000'000;
     std::int64_t recovery_ns = 0;          // 0: nobody to ask
     std::uint64_t jump_records = 1 << 20;  // a frame that far ahead is a defect, unless

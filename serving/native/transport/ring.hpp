@@ -59,7 +59,7 @@ class RingReader {
     RingReader& operator=(const RingReader&) = delete;
     // The next record, or false if there is none yet. Never blocks, never allocates.
     bool read(Record& out);
-    // Up to `most` of them; how many.
+    // Up to `most` of them; how many. They follow each other without a gap: what was lost lay before the first.
     size_t read_many(Record* out, size_t most);
     // The same as `read`, asleep until a record comes or so many microseconds have passed.
     bool wait(Record& out, std::int64_t timeout_us);

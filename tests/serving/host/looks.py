@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from serving.host.board import Histogram
 from serving.host.facts import HostFacts
-from serving.host.status import COUNTERS, GAUGES, Hop, HostStatus, Quoted, slot_of
+from serving.host.status import COUNTERS, GAUGES, HostStatus, Quoted, slot_of
 
 SLOTS = (34 - 11 + 2) * 1024  # histogram.hpp
 
 
-def hop(latencies_ns: Sequence[int]) -> Hop:
+def hop(latencies_ns: Sequence[int]) -> Histogram:
     counts = np.zeros(SLOTS, np.uint64)
     for latency in latencies_ns:
         counts[slot_of(min(latency, 2**34 - 1))] += 1
-    return Hop(len(latencies_ns), sum(latencies_ns), max(latencies_ns, default=0), counts)
+    return Histogram(len(latencies_ns), sum(latencies_ns), max(latencies_ns, default=0), counts)
 
 
 def facts(**changes: Any) -> HostFacts:

@@ -1,7 +1,7 @@
 """Records that say which one they are in every word, and processes that write and read them until they are killed.
 
-`PATTERN[n % PERIOD]` is what record n of a patterned ring holds; each word is another odd multiple of the place, so half
-of one record and half of another is never a third.
+`PATTERN[n % PERIOD]` is what record n of a patterned ring holds; each word is another odd multiple of the place, so
+half of one record and half of another is never a third.
 """
 
 from __future__ import annotations

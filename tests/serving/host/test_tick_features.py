@@ -97,7 +97,7 @@ def test_equal_to_the_reference_on_a_long_market(seed: int) -> None:
 
 
 @given(garbage(most=80), st.sampled_from([1, STEP_NS, 10**9]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_every_column_is_finite_whatever_comes(records: Records, step_ns: int) -> None:
     rows = tick_rows(records, step_ns, open_rows=True)
     assert np.isfinite(rows.closed).all()
