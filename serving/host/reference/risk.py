@@ -233,10 +233,18 @@ class ReferenceGate:
     def _beyond(self, greeks: list[float], limit: float, intent: Intent, contracts: list[ContractState]) -> bool:
         multiplier = self._limits.multiplier
         known = [0.0 if math.isnan(greek) else greek for greek in greeks]
-        total = 0.0
-        for contract, greek in zip(contracts, known, strict=True):
+        change = _signed(intent) * known[intent.contract] * multiplier
+        total = pending = 0.0
+        for place, (contract, greek) in enumerate(zip(contracts, known, strict=True)):
             total += contract.position * greek * multiplier
-        after = total + _signed(intent) * known[intent.contract] * multiplier
+            for is_buy in (True, False):
+                order = contract.working(is_buy)
+                if order is None or (place == intent.contract and is_buy == intent.is_buy):
+                    continue
+                moved = (order.quantity if is_buy else -order.quantity) * greek * multiplier
+                if moved > 0 if change > 0 else moved < 0:
+                    pending += moved
+        after = total + pending + change
         return abs(after) > limit and abs(after) > abs(total)
 
     def _order_rate(self, intent: Intent, market: Market, contracts: list[ContractState]) -> bool:
