@@ -150,7 +150,7 @@ class ReferenceGate:
 
     def _refuse(self, reason: Reason, intent: Intent, market: Market, contracts: list[ContractState]) -> None:
         self.refused[reason] += 1
-        self._refusals_in_a_row += 1
+        self._refusals_in_a_row += reason not in (Reason.HALTED, Reason.REDUCING)
         if intent.flags & Side.REPLACE and 0 <= intent.contract < len(contracts):
             self._cancel(intent.contract, contracts[intent.contract], intent.is_buy, market)
         if self._refusals_in_a_row >= self._limits.reject_burst_count and Reason.REJECT_BURST not in self._without:

@@ -299,7 +299,7 @@ void RiskGate::accept(const Question& asked) {
 void RiskGate::refuse(Reason reason, const Question& asked) {
     ++refused_[static_cast<size_t>(reason)];
     if (asked.replaces() && asked.contract) cancel(asked.intent.contract, asked.buys(), asked.market, asked.contracts);
-    ++in_a_row_;
+    in_a_row_ += reason != Reason::halted && reason != Reason::reducing;  // they tell the state, not a fault
     if (!(static_cast<double>(in_a_row_) < limits_.reject_burst_count))
         halt(Reason::reject_burst, asked.market, asked.contracts);
 }

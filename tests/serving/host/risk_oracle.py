@@ -141,10 +141,11 @@ class Oracle:
             return "none"
         if flags & REPLACE:
             self.cancel(contract, side)
-        self.in_a_row += 1
+        reason = min(broken, key=REFUSALS.index)
+        self.in_a_row += reason not in ("halted", "reducing")
         if self.in_a_row >= self.limits.reject_burst_count:
             self.halt("reject_burst")
-        return min(broken, key=REFUSALS.index)
+        return reason
 
     def broken(self, contract: int, flags: int, price: float, quantity: float) -> set[str]:
         """Every rule that the order breaks, as far as it is an order at all."""
