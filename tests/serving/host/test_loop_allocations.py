@@ -32,4 +32,4 @@ def test_ten_thousand_events_allocate_nothing(tmp_path: Path, sleep: bool) -> No
     board = live.loop.board
     assert board.number("events") >= EVENTS
     assert board.number("allocations") == 0
-    assert min(board.number(name) for name in ("orders", "cancels", "fills", "controls", "sweeps", "advances")) > 5
+    assert min(board.number(name) for name in ("orders", "cancels", "fills", "controls", "advances")) > 5
