@@ -170,6 +170,7 @@ RingReader::~RingReader() {
 
 void RingReader::leave() {
     Impl& self = *impl_;
+    if (self.ring.file->left_behind()) return;
     self.deal();
     if (self.entry == nullptr) return;
     self.entry->lossless.store(0, std::memory_order_release);
@@ -184,8 +185,9 @@ bool RingReader::read(Record& out) {
 
 size_t RingReader::read_many(Record* out, size_t most) {
     impl_->deal();
-    size_t count = 0;
-    while (count < most && impl_->read(out[count])) ++count;
+    if (most == 0 || !impl_->read(out[0])) return 0;
+    size_t count = 1;
+    while (count < most && impl_->copy_next(out[count]) == Found::record) ++count;
     return count;
 }
 
@@ -227,6 +229,10 @@ std::uint64_t RingReader::behind() const {
 
 std::uint64_t RingReader::writers() const {
     return impl_->ring.header->writers.load(std::memory_order_acquire);
+}
+
+bool RingReader::left_behind() const {
+    return impl_->ring.file->left_behind();
 }
 
 bool RingReader::writer_lives() const {

@@ -156,6 +156,10 @@ std::uint64_t RingWriter::writers() const {
     return impl_->ring.header->writers.load(std::memory_order_relaxed);
 }
 
+bool RingWriter::left_behind() const {
+    return impl_->ring.file->left_behind();
+}
+
 std::uint64_t RingWriter::capacity() const {
     return impl_->ring.capacity();
 }
