@@ -38,6 +38,7 @@ from serving.host.reference.states import (
     Reason,
     SignalCode,
     State,
+    later,
 )
 from serving.host.reference.strategy import fixed_width
 from serving.host.reference.tick_features import TickFeatures
@@ -82,7 +83,7 @@ class ReferenceLoop:
         checks = {check.name.lower() for check, _ in CHECKS} if "risk" in without else set()
         self.gate = ReferenceGate(limits, len(self._quoted), self._outbox, checks | set(without) & set(GUARDS))
         self._told = (self.gate.state, self.gate.why)
-        self._read = self._asked = 0  # records that aren't controls; intents given to the gate
+        self._read = self.asked = 0  # records that aren't controls; intents given to the gate
         self._kill_before, self._replayed_kill = 0, 0.0
         self.events = self.advances = self.skipped = self.time_went_back = 0
 
@@ -177,14 +178,14 @@ class ReferenceLoop:
         self._kill_before = 0
 
     def _submit(self, intent: Intent) -> None:
-        self._asked += 1
-        if self._asked == self._kill_before:
+        self.asked += 1
+        if self.asked == self._kill_before:
             self.gate.kill_asked = True
         before = self.gate.state
         self.gate.submit(intent, self.market, self.contracts)
         if before is not State.HALTED and self.gate.why is Reason.KILL_SWITCH:
             self.gate.kill_asked = False
-            told = (float(ControlCode.KILL), self._replayed_kill, float(self._read - 1), float(self._asked))
+            told = (float(ControlCode.KILL), self._replayed_kill, float(self._read - 1), float(self.asked))
             self._outbox.signal(self.market.event_ns, 0, SignalCode.CONTROL_ACTED, told)
 
     def _control(self, code: int, given: list[float]) -> None:
@@ -218,7 +219,7 @@ class ReferenceLoop:
         now_ns, spot = self.market.event_ns, self.market.spot
         if not self._fair_values_every_ns or math.isnan(spot) or now_ns < self._fair_values_ns:
             return
-        self._fair_values_ns = now_ns + self._fair_values_every_ns
+        self._fair_values_ns = later(now_ns, self._fair_values_every_ns)
         for place, contract in enumerate(self.contracts):
             told = (contract.fair, contract.delta, contract.volatility, spot)
             self._outbox.signal(now_ns, place + 1, SignalCode.FAIR_VALUES, told)
