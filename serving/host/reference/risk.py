@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 
 from serving.host.limits import Limits
-from serving.host.reference.states import ContractState, Intent, Market, Outbox, Reason, Side, State, Working
+from serving.host.reference.states import ContractState, Intent, Market, Outbox, Reason, Side, State, Working, later
 
 BREAKERS = (Reason.LOSS, Reason.DRAWDOWN, Reason.MARKET_MOVE, Reason.REJECT_BURST)
 LASTING = (Reason.MARKET_MOVE, Reason.OPERATOR_ASKED, Reason.DRAWDOWN)  # of REDUCING, the longest last
@@ -80,7 +80,7 @@ class ReferenceGate:
         ]
         if any(moved):
             self._reduce(Reason.MARKET_MOVE)
-            self._move_ends_ns = now + limits.market_move_pause_ns
+            self._move_ends_ns = later(now, limits.market_move_pause_ns)
             self._reference, self._previous = (market.spot, now), None
 
     def _reduces_for_a_move(self) -> bool:
