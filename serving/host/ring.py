@@ -10,8 +10,8 @@ goes on with the oldest record there is. A writer that comes after another goes 
 (`writers` grows). A reader with a name goes on where that name stood; what the last read gave counts as dealt with when
 the next is asked for, so a reader that was killed in between gets it once more.
 
-Limits: a writer or reader is used by one thread at a time, and not by a child made by fork() (which also keeps its
-parent's lock: use multiprocessing's `spawn`). Who shortens the file under a living process kills it (SIGBUS).
+Limits: a writer or reader is used by one thread at a time, and only by the process that opened it: in a child made by
+fork() it refuses. Who shortens the file under a living process kills that (SIGBUS).
 """
 
 from __future__ import annotations
@@ -119,7 +119,10 @@ class RingReader:
         self._slots: Records | None = self._ring.slots().view(slot)["record"]
 
     def read(self, limit: int = 1024) -> Records:
-        """Up to `limit` records [N] of RECORD that are there now, maybe none; never waits."""
+        """Up to `limit` records [N] of RECORD that are there now, maybe none; never waits.
+
+        They follow each other without a gap, the last is number `position - 1`: what was lost lay before the first.
+        """
         out = np.empty(limit, RECORD)
         return out[: self.read_into(out)]
 
@@ -135,6 +138,7 @@ class RingReader:
         """Up to `limit` records that are there now, in place; `skip` what was dealt with."""
         ring = _open(self._ring, self.path)
         assert self._slots is not None
+        ring.wait(0)  # passes over what was overwritten
         begin = ring.position % ring.capacity
         count = min(limit, ring.behind, ring.capacity - begin)
         return View(self._slots[begin : begin + count], ring.position, ring)

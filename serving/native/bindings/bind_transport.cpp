@@ -31,13 +31,22 @@ PyArrayObject* record_array(nb::handle object, bool written) {
             PyArray_NDIM(array) <= 1 && fits)
             return array;
     }
-    std::string found = nb::type_name(object.type()).c_str();
+    const nb::str type = nb::type_name(object.type());
+    std::string found = type.c_str();
     if (nb::hasattr(object, "dtype")) {
-        found += " of " + std::string(nb::str(object.attr("dtype")).c_str());
-        found += ", shape " + std::string(nb::str(object.attr("shape")).c_str());
+        const nb::str dtype = nb::repr(nb::object(object.attr("dtype")));
+        const nb::str shape = nb::repr(nb::object(object.attr("shape")));
+        found += std::string(" of ") + dtype.c_str() + ", shape " + shape.c_str();
     }
     throw RingProblem("records: expected a C-contiguous, aligned" + std::string(written ? ", writable" : "") +
                       " array [] or [N] of serving.host.records.RECORD or one of its views, found " + found);
+}
+
+template <class End>
+End& usable(End& end) {
+    if (end.left_behind())
+        throw RingProblem("ring: opened before fork(), so it belongs to the parent process: open it in the child");
+    return end;
 }
 
 // `wait_us(slice)` until it is true or the time is over; Ctrl-C and other handlers get their turn.
@@ -58,6 +67,7 @@ bool waited(std::int64_t timeout_us, Wait wait_us) {
 }
 
 void write(RingWriter& writer, nb::handle array) {
+    usable(writer);
     const RecordsOf records = records_of(array);
     for (size_t place = 0; place < records.count; ++place) {
         while (!writer.room(0)) waited(signals_every_us, [&](std::int64_t us) { return writer.room(us); });
@@ -218,19 +228,21 @@ void bind_transport(nb::module_& module) {
             "read",
             [](RingReader& reader, nb::handle out) {
                 const WrittenRecordsOf records = written_records_of(out);
-                return reader.read_many(records.data, records.count);
+                return usable(reader).read_many(records.data, records.count);
             },
             "out"_a.none())
         .def(
             "wait",
             [](RingReader& reader, std::int64_t timeout_us) {
+                usable(reader);
                 return waited(timeout_us, [&](std::int64_t us) { return reader.wait_until_ready(us); });
             },
             "timeout_us"_a)
         .def("leave", &RingReader::leave)
         .def("slots", slots)
         .def("still_there", &RingReader::still_there, "first"_a, "count"_a)
-        .def("skip", &RingReader::skip, "count"_a)
+        .def(
+            "skip", [](RingReader& reader, std::uint64_t count) { usable(reader).skip(count); }, "count"_a)
         .def(
             "receive_stamped",
             [](RingReader& reader, std::uint64_t count, bool latencies, std::int64_t patience_ns) {
@@ -248,7 +260,7 @@ void bind_transport(nb::module_& module) {
         .def_prop_ro("lost", &RingReader::lost)
         .def_prop_ro("behind", &RingReader::behind)
         .def_prop_ro("writers", &RingReader::writers)
-        .def_prop_ro("writer_lives", &RingReader::writer_lives)
+        .def_prop_ro("writer_lives", [](RingReader& reader) { return usable(reader).writer_lives(); })
         .def_prop_ro("capacity", &RingReader::capacity);
 }
 

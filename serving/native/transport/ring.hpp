@@ -3,7 +3,8 @@
 // A slot is a cache line: its number (odd while it is written) and a record. The writer never waits unless it was made
 // `lossless`; a reader that is overtaken is told how many records it lost and goes on with the oldest one there is. A
 // reader never sees half a record, whoever is killed and when. Memory ordering: ring_writer.cpp, ring_reader.cpp; the
-// file's layout: ring_layout.hpp. A writer and a reader are each used by one thread at a time.
+// file's layout: ring_layout.hpp. A writer and a reader are each used by one thread at a time, and not by a child made
+// by fork() (`left_behind`), to which nothing of them belongs.
 #pragma once
 
 #include <cstddef>
@@ -39,6 +40,7 @@ class RingWriter {
     std::uint64_t waits() const;    // how often a lossless writer found the ring full
     std::uint64_t writers() const;  // how many writers this ring has had, this one included
     std::uint64_t capacity() const;
+    bool left_behind() const;  // this process is a child of the one that opened it: it must not be used
 
   private:
     struct Impl;
@@ -57,7 +59,7 @@ class RingReader {
     RingReader& operator=(const RingReader&) = delete;
     // The next record, or false if there is none yet. Never blocks, never allocates.
     bool read(Record& out);
-    // Up to `most` of them; how many.
+    // Up to `most` of them; how many. They follow each other without a gap: what was lost lay before the first.
     size_t read_many(Record* out, size_t most);
     // The same as `read`, asleep until a record comes or so many microseconds have passed.
     bool wait(Record& out, std::int64_t timeout_us);
@@ -69,6 +71,7 @@ class RingReader {
     std::uint64_t writers() const;   // how many writers this ring has had: it grows when one restarts
     bool writer_lives() const;       // a system call
     std::uint64_t capacity() const;
+    bool left_behind() const;  // as a writer's
 
     // In place, for who checks afterwards: slots of 64 bytes, number and record; record n is in slot n % capacity.
     const std::byte* slots() const;

@@ -170,6 +170,7 @@ RingReader::~RingReader() {
 
 void RingReader::leave() {
     Impl& self = *impl_;
+    if (self.ring.file->left_behind()) return;
     self.deal();
     if (self.entry == nullptr) return;
     self.entry->lossless.store(0, std::memory_order_release);
@@ -184,8 +185,9 @@ bool RingReader::read(Record& out) {
 
 size_t RingReader::read_many(Record* out, size_t most) {
     impl_->deal();
-    size_t count = 0;
-    while (count < most && impl_->read(out[count])) ++count;
+    if (most == 0 || !impl_->read(out[0])) return 0;
+    size_t count = 1;
+    while (count < most && impl_->copy_next(out[count]) == Found::record) ++count;
     return count;
 }
 
@@ -198,17 +200,16 @@ bool RingReader::wait_until_ready(std::int64_t timeout_us) {
     self.deal();
     if (self.ready()) return true;
     if (timeout_us <= 0) return false;
-    // A wake-up can only be missed where a barrier couldn't be sent or didn't reach the writer: then the sleep is
-    // short.
-    constexpr std::int64_t longest_ns = 10'000'000, longest_without_barrier_ns = 500'000;
+    // A wake-up can only be missed where the system has no such barrier: then the sleep is short.
+    constexpr std::int64_t longest_when_unsure_ns = 500'000;
     const std::int64_t end = monotonic_ns() + timeout_us * 1000;
     for (;;) {
         self.ring.header->asleep.store(1, std::memory_order_seq_cst);
-        const bool barrier = barrier_everywhere();
+        const bool sure = barrier_everywhere() && self.ring.header->writer_reached.load(std::memory_order_relaxed) != 0;
         if (self.ready()) return true;
         const std::int64_t left = end - monotonic_ns();
         if (left <= 0) return false;
-        sleep_while(self.ring.header->asleep, 1, std::min(left, barrier ? longest_ns : longest_without_barrier_ns));
+        sleep_while(self.ring.header->asleep, 1, sure ? left : std::min(left, longest_when_unsure_ns));
     }
 }
 
@@ -227,6 +228,10 @@ std::uint64_t RingReader::behind() const {
 
 std::uint64_t RingReader::writers() const {
     return impl_->ring.header->writers.load(std::memory_order_acquire);
+}
+
+bool RingReader::left_behind() const {
+    return impl_->ring.file->left_behind();
 }
 
 bool RingReader::writer_lives() const {

@@ -10,6 +10,15 @@ namespace {
 
 constexpr size_t batch = 64;
 
+void check(const Record& record, std::uint64_t number) {
+    if (record.trade.header.sequence == static_cast<std::uint32_t>(number) &&
+        record.trade.price == static_cast<double>(number)) [[likely]]
+        return;
+    throw RingProblem("timed ring: record " + std::to_string(number) + " came as " +
+                      std::to_string(record.trade.header.sequence) + " with price " +
+                      std::to_string(record.trade.price));
+}
+
 }  // namespace
 
 std::int64_t send_stamped(RingWriter& writer, std::uint64_t count, std::int64_t interval_ns) {
@@ -18,6 +27,7 @@ std::int64_t send_stamped(RingWriter& writer, std::uint64_t count, std::int64_t 
     const std::int64_t begin = monotonic_ns();
     for (std::uint64_t number = 0; number < count; ++number) {
         record.trade.header.sequence = static_cast<std::uint32_t>(number);
+        record.trade.price = static_cast<double>(number);
         if (interval_ns > 0) {
             const std::int64_t due = begin + static_cast<std::int64_t>(number) * interval_ns;
             while ((record.trade.arrival_ns = monotonic_ns()) < due) continue;
@@ -30,27 +40,30 @@ std::int64_t send_stamped(RingWriter& writer, std::uint64_t count, std::int64_t 
 std::int64_t receive_stamped(RingReader& reader, std::uint64_t count, std::int64_t* latency_ns,
                              std::int64_t patience_ns) {
     Record records[batch];
+    const std::uint64_t lost_before = reader.lost();
     std::int64_t first = 0, heard = monotonic_ns();
-    for (std::uint64_t number = 0; number < count;) {
-        const std::uint64_t left = count - number;
+    while (reader.position() < count) {
         size_t got = 0;
         if (latency_ns != nullptr) {
             got = reader.read(records[0]);
-            if (got) latency_ns[number] = monotonic_ns() - records[0].trade.arrival_ns;
+            if (got != 0) latency_ns[reader.position() - 1] = monotonic_ns() - records[0].trade.arrival_ns;
         } else {
-            got = reader.read_many(records, left < batch ? left : batch);
+            got = reader.read_many(records, batch);
         }
         if (got != 0) {
-            if (number == 0) first = monotonic_ns();
-            number += got;
+            if (first == 0) first = monotonic_ns();
             heard = 0;
+            const std::uint64_t begin = reader.position() - got;
+            for (size_t place = 0; place < got; ++place) check(records[place], begin + place);
         } else if (heard == 0) {
             heard = monotonic_ns();
         } else if (monotonic_ns() - heard > patience_ns) {
-            throw RingProblem("timed ring: " + std::to_string(number) + " of " + std::to_string(count) +
+            throw RingProblem("timed ring: " + std::to_string(reader.position()) + " of " + std::to_string(count) +
                               " records came, then none for " + std::to_string(patience_ns / 1'000'000) + " ms");
         }
     }
+    if (latency_ns != nullptr && reader.lost() != lost_before)
+        throw RingProblem("timed ring: " + std::to_string(reader.lost() - lost_before) + " records were lost");
     return monotonic_ns() - first;
 }
 

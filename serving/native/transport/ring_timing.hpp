@@ -7,12 +7,13 @@
 
 namespace strikeforge {
 
-// Writes `count` trades, each stamped with CLOCK_MONOTONIC just before (`arrival_ns`), one every `interval_ns`; with 0
-// as fast as it can, unstamped. Returns the nanoseconds that it took.
+// Writes `count` trades whose `sequence` and `price` are their number. One every `interval_ns`, stamped with
+// CLOCK_MONOTONIC just before (`arrival_ns`); with 0 as fast as it can, unstamped. Returns the nanoseconds it took.
 std::int64_t send_stamped(RingWriter& writer, std::uint64_t count, std::int64_t interval_ns);
 
-// Reads `count` records, polling. `latency_ns`, where given: of each, from its stamp until it is here. Returns the
-// nanoseconds from the first record to the last. RingProblem if none comes for so long.
+// Polls until record `count` - 1 of a ring that `send_stamped` alone wrote to, and checks that each record is the one
+// its position says. `latency_ns` [count], where given: of each, from its stamp until it is here; then none may be
+// lost. Returns the nanoseconds from the first record to the last. RingProblem if none comes for so long.
 std::int64_t receive_stamped(RingReader& reader, std::uint64_t count, std::int64_t* latency_ns,
                              std::int64_t patience_ns);
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -15,6 +16,7 @@
 #include <ctime>
 #include <map>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "transport/ring.hpp"
@@ -41,6 +43,10 @@ std::string folder_of(const std::string& path) {
     return slash == 0 ? "/" : path.substr(0, slash);
 }
 
+std::string in_proc(int descriptor) {
+    return "/proc/self/fd/" + std::to_string(descriptor);
+}
+
 struct flock one_byte(short type, off_t byte) {
     struct flock lock = {};
     lock.l_type = type;
@@ -50,8 +56,10 @@ struct flock one_byte(short type, off_t byte) {
     return lock;
 }
 
-std::mutex mappings_mutex;
+// What this process has open and mapped. Held through a fork, so that the child finds it whole.
+std::mutex known_mutex;
 std::map<Inode, std::weak_ptr<Mapping>> mappings;
+std::set<SharedFile*> open_files;
 
 }  // namespace
 
@@ -102,14 +110,31 @@ std::unique_ptr<SharedFile> SharedFile::make(const std::string& path, size_t byt
     return file;
 }
 
+SharedFile::SharedFile(const std::string& path, int descriptor) : path_(path), descriptor_(descriptor) {
+    static const int registered =
+        ::pthread_atfork([] { known_mutex.lock(); }, [] { known_mutex.unlock(); }, close_all_in_child);
+    if (registered != 0) refuse_errno(path, "can't be kept from a child process", registered);
+    const std::lock_guard<std::mutex> guard(known_mutex);
+    open_files.insert(this);
+}
+
 SharedFile::~SharedFile() {
+    const std::lock_guard<std::mutex> guard(known_mutex);
+    open_files.erase(this);
     mapping_.reset();
-    ::close(descriptor_);
+    if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void SharedFile::close_all_in_child() {
+    for (SharedFile* file : open_files) {
+        if (file->descriptor_ >= 0) ::close(file->descriptor_);
+        file->descriptor_ = -1;
+    }
+    known_mutex.unlock();
 }
 
 bool SharedFile::publish() {
-    const std::string unnamed = "/proc/self/fd/" + std::to_string(descriptor_);
-    if (::linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, path_.c_str(), AT_SYMLINK_FOLLOW) == 0) return true;
+    if (::linkat(AT_FDCWD, in_proc(descriptor_).c_str(), AT_FDCWD, path_.c_str(), AT_SYMLINK_FOLLOW) == 0) return true;
     if (errno == EEXIST) return false;
     refuse_errno(path_, "can't be given its name", errno);
 }
@@ -133,12 +158,17 @@ size_t SharedFile::read(void* to, size_t bytes) const {
 
 std::byte* SharedFile::map(size_t bytes) {
     const struct stat found = status_of(path_, descriptor_);
-    const std::lock_guard<std::mutex> guard(mappings_mutex);
+    const std::lock_guard<std::mutex> guard(known_mutex);
     std::weak_ptr<Mapping>& known = mappings[{found.st_dev, found.st_ino}];
     mapping_ = known.lock();
     if (!mapping_ || mapping_->bytes != bytes) {
-        void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, descriptor_, 0);
-        if (address == MAP_FAILED) refuse_errno(path_, "can't be mapped", errno);
+        // Opened once more: a mapping keeps the description that it was made of, and with it its locks, beyond ours.
+        const int again = ::open(in_proc(descriptor_).c_str(), O_RDWR | O_CLOEXEC);
+        if (again < 0) refuse_errno(path_, "can't be opened to be mapped", errno);
+        void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, again, 0);
+        const int error = errno;
+        ::close(again);
+        if (address == MAP_FAILED) refuse_errno(path_, "can't be mapped", error);
         mapping_ = std::make_shared<Mapping>(static_cast<std::byte*>(address), bytes);
         known = mapping_;
         std::erase_if(mappings, [](const auto& entry) { return entry.second.expired(); });
@@ -184,8 +214,8 @@ void wake_all(std::atomic<std::uint32_t>& word) {
     ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
-void be_reached_by_barriers() {
-    ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0);  // where it lacks: see below
+bool be_reached_by_barriers() {
+    return ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
 }
 
 bool barrier_everywhere() {

@@ -1,8 +1,9 @@
 // A file that processes of one user share: checked before it is mapped, locked byte by byte, slept upon.
 //
 // Locks are those of an open file description (F_OFD_SETLK): the kernel gives them back when the process that holds
-// them ends, however it ends, so that a lock says who lives. A child made by fork() without exec() holds its parent's
-// locks with it. What can't be protected against: somebody who shortens a file that is mapped (SIGBUS).
+// them ends, however it ends, so that a lock says who lives. A child made by fork() would hold its parent's locks with
+// it: there the files are closed at once, and what was opened before is `left_behind`. What can't be protected against:
+// somebody who shortens a file that is mapped (SIGBUS).
 #pragma once
 
 #include <sys/types.h>
@@ -30,6 +31,8 @@ class SharedFile {
     SharedFile(const SharedFile&) = delete;
     SharedFile& operator=(const SharedFile&) = delete;
 
+    bool left_behind() const { return descriptor_ < 0; }  // this process is a child of the one that opened it
+
     bool publish();                             // gives a new file its name; false if there is a file of that name
     bool still_named() const;                   // the name still means this file
     size_t size() const;                        // now
@@ -42,7 +45,8 @@ class SharedFile {
     bool locked_by_another(off_t byte) const;
 
   private:
-    SharedFile(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
+    SharedFile(const std::string& path, int descriptor);
+    static void close_all_in_child();
     std::string path_;
     int descriptor_;
     std::shared_ptr<Mapping> mapping_;
@@ -59,7 +63,7 @@ void wake_all(std::atomic<std::uint32_t>& word);
 // A barrier with one cheap side. `be_reached_by_barriers`: once, in the process with the cheap side, which then needs
 // nothing but program order. `barrier_everywhere`: what this thread stored before it is seen by whatever such a
 // process does after it, and the other way round; false where the system has no such barrier (membarrier).
-void be_reached_by_barriers();
+bool be_reached_by_barriers();
 bool barrier_everywhere();
 
 std::int64_t monotonic_ns();
