@@ -18,11 +18,12 @@ from pathlib import Path
 
 from serving.errors import HostError
 from serving.host.assembly import Parts, assembled
+from serving.host.board import open_board
 from serving.host.config import read_config
 from serving.host.config_types import HostConfig
 from serving.host.control import ControlServer
 from serving.host.directory import owned
-from serving.host.facts import HostFacts, write_facts
+from serving.host.facts import HostFacts, read_facts, write_facts
 from serving.host.feed_process import FeedProcess
 from serving.host.host_log import HostLog
 from serving.host.loop import FixedWidth, HotLoop, Rings, Sweep
@@ -52,14 +53,31 @@ def run_host(arguments: argparse.Namespace) -> int:
         if config.loop.lock_memory:
             lock_memory()
         place_housekeeping(config.loop)
+        _tell_what_was_left(config, log)
         loop, first = _loop_of(config, parts)
-        ended = _run(config, parts, loop, first, log, stack)
+        ended = _run(config, parts, loop, first, log)
         status = read_status(loop.board)
-    log.say("ended", {"why": ended.error or ended.why, "profit": status.gauges["profit"]} | dict(status.counters))
+        log.say("ended", {"why": ended.error or ended.why, "profit": status.gauges["profit"]} | dict(status.counters))
     write_lines(_summary(ended, status))
     if ended.error is not None:
         raise HostError(ended.error)
     return 0
+
+
+def _tell_what_was_left(config: HostConfig, log: HostLog) -> None:
+    """Of a run that was killed: its orders may still work where they were sent; this one begins without positions."""
+    if not config.board.exists():
+        return
+    try:
+        status, facts = read_status(open_board(config.board)), read_facts(config.facts)
+    except HostError as error:
+        log.say("the board of the run before can't be read", {"error": str(error)})
+        return
+    if not status.running:
+        return
+    working = sum((one.bid > 0) + (one.ask > 0) for one in status.quoted)
+    held = {name: one.position for name, one in zip(facts.contracts, status.quoted, strict=False) if one.position}
+    log.say("the run before was killed", {"process": status.process, "orders_left_working": working, "positions": held})
 
 
 def _loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, int]:
@@ -86,7 +104,7 @@ def _loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, int]:
         return loop, ring.position
 
 
-def _run(config: HostConfig, parts: Parts, loop: HotLoop, first: int, log: HostLog, stack: ExitStack) -> Ended:
+def _run(config: HostConfig, parts: Parts, loop: HotLoop, first: int, log: HostLog) -> Ended:
     facts = _facts(config, parts)
     write_facts(config.facts, facts)
     supervisor = Supervisor(config, loop, log, parts.released.expires_at)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from serving.host.board import Histogram
 from serving.host.facts import HostFacts, printable
 from serving.host.status import PERCENTILES, HostStatus, since
 
@@ -133,20 +134,21 @@ def _contracts(facts: HostFacts, status: HostStatus, style: Style) -> list[str]:
 
 
 def hop_table(status: HostStatus, before: HostStatus | None, style: Style) -> list[str]:
-    """Two groups of percentiles: since the last look, where something was timed, and since the start."""
-    names = [f"p{percent:g}" for percent in PERCENTILES]
-    rows = [("hop, us", "count", *names, "max", " now:", *names, "max")]
+    """Percentiles since the start and, with an earlier look, since then."""
+    names = [f"p{percent:g}" for percent in PERCENTILES] + ["max"]
+    rows = [["hop, us", "count", *names, *([" now:", *names] if before else [])]]
     for name, hop in status.hops.items():
         if not hop.total:
             continue
-        recent = since(hop, before.hops[name]) if before and name in before.hops else None
-        cells = [f"{hop.total:,}", *(_us(hop.percentile_ns(one)) for one in PERCENTILES), _us(hop.max_ns), ""]
-        if recent is not None and recent.total:
-            cells += [*(_us(recent.percentile_ns(one)) for one in PERCENTILES), _us(recent.max_ns)]
-        else:
-            cells += ["-"] * (len(PERCENTILES) + 1)
-        rows.append((name.replace("_", " "), *cells))
+        row = [name.replace("_", " "), f"{hop.total:,}", *_percentiles(hop)]
+        if before:
+            row += ["", *_percentiles(since(hop, before.hops[name]))]
+        rows.append(row)
     return _table(rows, style, first_left=True) if len(rows) > 1 else ["no event was timed yet"]
+
+
+def _percentiles(hop: Histogram) -> list[str]:
+    return [*(_us(hop.percentile_ns(one)) for one in PERCENTILES), _us(hop.max_ns if hop.total else math.nan)]
 
 
 def refused_line(status: HostStatus, style: Style) -> str:

@@ -1,4 +1,4 @@
-"""A host to run: a pulled release, chain, limits, configuration; the real command in a process; ticks that a test makes.
+"""A host to run: a pulled release, chain, limits, configuration; the real command in a process; ticks of a test.
 
 The feed is `external`: the test writes the tick ring, so that it decides when what comes.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from serving.host.board import Board, open_board
 from serving.host.contracts import listed_chain, write_contracts
-from serving.host.records import QUOTE, RECORD, TRADE, Kind, Records
+from serving.host.records import FILL, QUOTE, RECORD, TRADE, Kind, Records
 from serving.host.ring import RingReader, RingWriter
 from serving.host.status import HostStatus, read_status
 from tests.serving.host.tick_bundle import MODEL, STEP_NS
@@ -46,6 +46,8 @@ class RunHost:
     directory: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
     written: int = 0
+    _fills: RingReader | None = None
+    _filled: list[Records] = field(default_factory=list)
 
     @property
     def config(self) -> Path:
@@ -108,6 +110,16 @@ class RunHost:
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.directory / "host.log").read_text().splitlines()]
 
+    def open_fills(self) -> None:
+        """Follow the fill ring from now on."""
+        self._fills = RingReader(self.directory / "fills.ring")
+
+    def fills(self) -> Records:
+        """All fills since `open_fills`."""
+        assert self._fills is not None
+        self._filled.append(self._fills.read(65536).view(FILL))
+        return np.concatenate(self._filled)
+
     def tick(self, records: Records) -> None:
         """Write the tick ring, and wait until the loop has read it."""
         with RingWriter(self.directory / "ticks.ring") as ring:
@@ -165,8 +177,3 @@ def ticks(count: int, *, seed: int = 0, first: int = 0) -> Records:
     trades["price"][is_trade] = mid[is_trade] + random.normal(0, 30.0, count)[is_trade]
     trades["size"][is_trade] = 0.1
     return records
-
-
-def all_of(ring: Path) -> RingReader:
-    """A reader that begins with the next record; open it before what it is to see."""
-    return RingReader(ring)

@@ -1,0 +1,271 @@
+"""`strikeforge-host run`, the real command: a pulled release, ticks on a ring, orders read by this other process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving import native
+from serving.cli import main
+from serving.errors import run_command
+from serving.host.records import ORDER, Kind, OrderFlags, Records
+from serving.host.ring import RingReader
+from tests.serving.host.run_host import LIMITS, RunHost, ended, ticks
+from tests.serving.host.tick_bundle import pulled_release
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(native.why_unavailable() is not None, reason="the native core isn't built"),
+]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pulled_release(tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture
+def host(release: Path, tmp_path: Path) -> Iterator[RunHost]:
+    shared = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path
+    directory = Path(tempfile.mkdtemp(prefix="strikeforge-test-", dir=shared))
+    host = RunHost(tmp_path / "host", release, directory / "run")
+    try:
+        yield host
+    finally:
+        host.close()
+        shutil.rmtree(directory)
+
+
+class Orders:
+    """What left, read from the order ring by this process; which orders work."""
+
+    def __init__(self, host: RunHost) -> None:
+        self._ring = RingReader(host.directory / "orders.ring")
+        self.all: list[Records] = []
+
+    def read(self) -> Records:
+        orders = self._ring.read(65536).view(ORDER)
+        self.all.append(orders)
+        return orders
+
+    def working(self, host: RunHost) -> set[tuple[int, bool]]:
+        """(contract, buy) of what works, after all that was read and filled."""
+        self.read()
+        fills = host.fills()
+        filled = set(fills["order_id"].tolist())
+        places: dict[tuple[int, bool], int] = {}
+        for order in np.concatenate(self.all):
+            place = (int(order["instrument"]), bool(order["flags"] & OrderFlags.IS_BUY))
+            if order["flags"] & OrderFlags.IS_CANCEL:
+                places.pop(place, None)
+            else:
+                places[place] = int(order["order_id"])
+        return {place for place, order_id in places.items() if order_id not in filled}
+
+
+def kill_by_socket(host: RunHost, pid: int) -> None:
+    assert host.ask("kill").returncode == 0
+
+
+def kill_by_signal(host: RunHost, pid: int) -> None:
+    os.kill(pid, signal.SIGUSR1)
+
+
+def kill_by_file(host: RunHost, pid: int) -> None:
+    (host.directory / "HALT").touch()
+
+
+@pytest.mark.parametrize("kill", [kill_by_socket, kill_by_signal, kill_by_file])
+def test_a_kill_cancels_everything_and_nothing_leaves_until_resumed(
+    host: RunHost, kill: Callable[[RunHost, int], None]
+) -> None:
+    host.configure()
+    process = host.running()
+    host.open_fills()
+    orders = Orders(host)
+    host.tick(ticks(300))
+    assert orders.working(host)
+    kill(host, process.pid)
+    host.until(lambda: host.status().state == "halted")
+    assert host.status().why == "kill_switch"
+    assert orders.working(host) == set()
+    host.tick(ticks(200, first=300))
+    assert len(orders.read()) == 0
+    assert host.status().refused_by["halted"] == 0  # the strategy isn't even asked
+    if kill is kill_by_file:
+        refused = host.ask("resume")
+        assert refused.returncode == 14
+        assert "HALT is there: remove it" in refused.stderr
+        (host.directory / "HALT").unlink()
+        host.until(lambda: not host.status().halt_file)
+    assert host.ask("resume").returncode == 0
+    host.until(lambda: host.status().state == "active")
+    host.tick(ticks(100, first=500))
+    assert len(orders.read()) > 0
+    process.send_signal(signal.SIGTERM)
+    code, out, _ = ended(process)
+    assert code == 0
+    assert re.search(r"^ended after .*: a signal asked for it; state active$", out, re.MULTILINE)
+    assert orders.working(host) == set()
+    total = np.concatenate(orders.all)
+    cancels = int((total["flags"] & OrderFlags.IS_CANCEL > 0).sum())
+    assert f"orders    {len(total) - cancels:,}, cancels {cancels:,}, fills {len(host.fills()):,}, " in out
+    assert (total["kind"] == Kind.ORDER).all()
+    assert (total["sequence"] == np.arange(1, len(total) + 1)).all()
+    states = [line["state"] for line in host.log() if line["event"] == "state"]
+    assert states == ["halted", "active"]
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "stop"])
+def test_each_way_to_stop_ends_it_well(host: RunHost, how: str) -> None:
+    host.configure()
+    process = host.running()
+    host.open_fills()
+    orders = Orders(host)
+    host.tick(ticks(100))
+    if how == "stop":
+        assert host.ask("stop").returncode == 0
+    else:
+        process.send_signal(getattr(signal, how))
+    code, out, err = ended(process)
+    assert code == 0, err
+    assert "ended after" in out
+    memory = re.search(r"^memory +([\d.]+) MB resident at most$", out, re.MULTILINE)
+    assert memory is not None
+    assert 0 < float(memory[1]) < 100  # the promise of design/numbers.md
+    assert orders.working(host) == set()
+    assert not (host.directory / "control.socket").exists()
+    assert host.ask("status").returncode == 14
+    assert host.log()[-1]["event"] == "ended"
+
+
+def test_its_files_are_private_and_a_second_run_is_refused(host: RunHost) -> None:
+    host.configure()
+    process = host.running()
+    assert stat.S_IMODE(host.directory.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in host.directory.iterdir()} == {0}
+    code, _, err = ended(host.start())
+    assert code == 14
+    assert f"a loop runs here already (process {process.pid})" in err
+    assert host.ask("status").returncode == 0
+
+
+def test_what_a_killed_run_left_is_taken_over_and_told(host: RunHost) -> None:
+    host.configure()
+    process = host.running()
+    host.open_fills()
+    orders = Orders(host)
+    host.tick(ticks(300))
+    left = orders.working(host)
+    before = len(np.concatenate(orders.all))
+    process.kill()
+    process.wait()
+    again = host.running()
+    (told,) = [line for line in host.log() if line["event"] == "the run before was killed"]
+    assert told["process"] == process.pid
+    assert told["orders_left_working"] == len(left) > 0
+    host.written = 0
+    host.tick(ticks(100, first=300))
+    assert len(orders.read()) > 0, "the same reader goes on reading the ring that was taken over"
+    assert before > 0
+    again.send_signal(signal.SIGTERM)
+    assert ended(again)[0] == 0
+
+
+def test_limits_are_reloaded_and_changes_told_or_refused(host: RunHost) -> None:
+    host.configure()
+    process = host.running()
+    host.open_fills()
+    orders = Orders(host)
+    host.tick(ticks(100))
+    assert len(orders.read()) > 0
+    host.limit(order_quantity=0.5, serial=2)
+    answer = host.ask("limits", "reload")
+    assert answer.returncode == 0
+    assert '"order_quantity": "10.0 -> 0.5"' in answer.stdout
+    host.tick(ticks(100, first=100))
+    assert host.status().refused_by["order_size"] > 0
+    host.limit(order_quantity=-1, delt=3, serial=3)
+    answer = host.ask("limits", "reload")
+    assert answer.returncode == 14
+    assert "delt" in answer.stderr
+    assert "order_quantity" in answer.stderr
+    host.limit(tick_money=LIMITS["tick_money"] * 2, serial=3)
+    answer = host.ask("limits", "reload")
+    assert answer.returncode == 14
+    assert "restart" in answer.stderr
+    told = [(line["event"], line.get("changed")) for line in host.log() if line.get("command") == "limits_reload"]
+    assert told == [
+        ("control", {"order_quantity": "10.0 -> 0.5"}), ("control: failed", None), ("control: failed", None)
+    ]  # fmt: skip
+    process.kill()
+
+
+def test_top_and_metrics_show_it(host: RunHost, capsys: pytest.CaptureFixture[str]) -> None:
+    host.configure(metrics={"port": 0})
+    process = host.running()
+    host.tick(ticks(300))
+    assert run_command(main, ["top", "--config", str(host.config), "--once", "--interval-s", "0.05"]) == 0
+    shown = capsys.readouterr().out
+    status = host.status()
+    assert f"totals    events 300   records 300   orders {status.counters['orders']:,}" in shown
+    assert re.search(r"^tick to order +\d+ ", shown, re.MULTILINE)
+    assert "GONE" not in shown
+    assert "\x1b" not in shown
+    (port,) = [line["port"] for line in host.log() if line["event"] == "metrics"]
+    assert f"strikeforge_host_orders_total {float(status.counters['orders'])}" in scraped(port)
+    process.kill()
+    process.wait()
+    assert run_command(main, ["top", "--directory", str(host.directory), "--once"]) == 0
+    assert f"GONE: the loop's process {process.pid} is gone" in capsys.readouterr().out
+
+
+def scraped(port: int) -> str:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics")
+    body = connection.getresponse().read().decode()
+    connection.close()
+    return body
+
+
+def test_idle_ends_it(host: RunHost) -> None:
+    host.configure(loop={"idle_exit_s": 0.2})
+    code, out, _ = ended(host.start())
+    assert code == 0
+    assert "no record came for 0.2 s" in out
+
+
+def test_what_it_refuses_to_start_with(host: RunHost) -> None:
+    host.configure(model={"development": False})
+    code, _, err = ended(host.start())
+    assert code == 10
+    assert "set [model] development = true" in err
+    host.configure(limits={"delta": -1})
+    code, _, err = ended(host.start())
+    assert code == 2
+    assert "delta" in err
+    host.configure(strategy={"quantity": -1, "kwantity": 1})
+    code, _, err = ended(host.start())
+    assert code == 2
+    assert "[strategy] quantity" in err
+    assert "[strategy] kwantity" in err
+    host.configure(loop={"core": 4000})
+    code, _, err = ended(host.start())
+    assert code == 14
+    assert "[loop] core 4000" in err
+    host.configure()
+    host.directory.chmod(0o755)
+    code, _, err = ended(host.start())
+    assert code == 14
+    assert "chmod 700" in err
