@@ -1,7 +1,7 @@
 """What a trading host may lose, hold and send at most: a TOML file, read whole or refused whole.
 
 Data in: a file with every field of `Limits` and a `serial` (limits.example.toml explains each), and where a public key
-is configured its detached signature (limits_signature.py). Data out: `Limits`, as serving/native/host/limits.hpp has it.
+is configured its detached signature (limits_signature.py). Data out: `Limits`, as in serving/native/host/limits.hpp.
 Invariants: nothing has a default, so what a desk forgot isn't unlimited: `inf` must be written; unknown keys, NaN and
 negative numbers are refused; every problem is listed at once; a `Limits` that breaks these rules can't be made.
 """

@@ -145,15 +145,6 @@ class BoundTickStream {
         stream_.features().row(open_row);
         return closes;
     }
-    // The same for one row at each record, as a loop asks for it; for timing.
-    void take_each(const Words& records, const Row& row) {
-        double closed_row[TickFeatures::count];
-        double* open_row = sized("row", row, TickFeatures::count);
-        for (size_t place = 0; place < records.shape(0); ++place) {
-            if (stream_.take(record_at(records, place), closed_row) != TickStream::Taken::nothing)
-                stream_.features().row(open_row);
-        }
-    }
     void reset() { stream_ = TickStream(step_ns_); }
     bool started() const { return stream_.features().started(); }
     std::int64_t step_start_ns() const { return stream_.features().step_start_ns(); }
@@ -236,7 +227,6 @@ void bind_market(nb::module_& module) {
         .def(nb::init<std::int64_t>(), nb::arg("step_ns"))
         .def("take", &BoundTickStream::take, nb::arg("records").noconvert(), nb::arg("closed").noconvert(),
              nb::arg("row").noconvert())
-        .def("take_each", &BoundTickStream::take_each, nb::arg("records").noconvert(), nb::arg("row").noconvert())
         .def("reset", &BoundTickStream::reset)
         .def_prop_ro("started", &BoundTickStream::started)
         .def_prop_ro("step_start_ns", &BoundTickStream::step_start_ns)

@@ -200,17 +200,16 @@ bool RingReader::wait_until_ready(std::int64_t timeout_us) {
     self.deal();
     if (self.ready()) return true;
     if (timeout_us <= 0) return false;
-    // A wake-up can only be missed where a barrier couldn't be sent or didn't reach the writer: then the sleep is
-    // short.
-    constexpr std::int64_t longest_ns = 10'000'000, longest_without_barrier_ns = 500'000;
+    // A wake-up can only be missed where the system has no such barrier: then the sleep is short.
+    constexpr std::int64_t longest_when_unsure_ns = 500'000;
     const std::int64_t end = monotonic_ns() + timeout_us * 1000;
     for (;;) {
         self.ring.header->asleep.store(1, std::memory_order_seq_cst);
-        const bool barrier = barrier_everywhere();
+        const bool sure = barrier_everywhere() && self.ring.header->writer_reached.load(std::memory_order_relaxed) != 0;
         if (self.ready()) return true;
         const std::int64_t left = end - monotonic_ns();
         if (left <= 0) return false;
-        sleep_while(self.ring.header->asleep, 1, std::min(left, barrier ? longest_ns : longest_without_barrier_ns));
+        sleep_while(self.ring.header->asleep, 1, sure ? left : std::min(left, longest_when_unsure_ns));
     }
 }
 

@@ -122,8 +122,8 @@ RingWriter::RingWriter(const std::string& path, std::uint64_t capacity, bool los
     while (self.ring.slot_of(self.next).number.load(std::memory_order_acquire) == 2 * self.next + 2) ++self.next;
     header.written.store(self.next, std::memory_order_release);
     header.writer_process.store(::getpid(), std::memory_order_relaxed);
+    header.writer_reached.store(be_reached_by_barriers() ? 1 : 0, std::memory_order_relaxed);
     header.writers.fetch_add(1, std::memory_order_release);
-    be_reached_by_barriers();
 }
 
 RingWriter::~RingWriter() = default;

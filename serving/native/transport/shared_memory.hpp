@@ -63,7 +63,7 @@ void wake_all(std::atomic<std::uint32_t>& word);
 // A barrier with one cheap side. `be_reached_by_barriers`: once, in the process with the cheap side, which then needs
 // nothing but program order. `barrier_everywhere`: what this thread stored before it is seen by whatever such a
 // process does after it, and the other way round; false where the system has no such barrier (membarrier).
-void be_reached_by_barriers();
+bool be_reached_by_barriers();
 bool barrier_everywhere();
 
 std::int64_t monotonic_ns();

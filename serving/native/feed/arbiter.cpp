@@ -1,0 +1,192 @@
+#include "feed/arbiter.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace strikeforge {
+
+Arbiter::Arbiter(const ArbiterOptions& options, RecordSink& sink) : options_(options), sink_(sink) {
+    const std::uint64_t capacity = options.capacity;
+    if (capacity < 2 || (capacity & (capacity - 1)) != 0 || capacity > (std::uint64_t{1} << 24))
+        throw std::invalid_argument("capacity must be a power of two from 2 to 2^24");
+    if (options.reorder_records < 1 || options.reorder_records > capacity)
+        throw std::invalid_argument("reorder_records must be from 1 to capacity");
+    if (options.reorder_ns < 0 || options.recovery_ns < 0 || options.jump_records < 1 || options.jump_frames < 1)
+        throw std::invalid_argument("times must not be negative, jump_records and jump_frames 1 or more");
+    slots_.resize(capacity);
+    there_.resize(capacity);
+}
+
+// Whether a frame is of the session that is followed; a newer one is followed from here on.
+bool Arbiter::follows(const Frame& frame) {
+    if (options_.session != 0 ? frame.session != options_.session : frame.session < session_) {
+        ++counts_.old_session;
+        return false;
+    }
+    if (frame.session == session_) return true;
+    if (session_ != 0) give_up(known_);  // what the old one left behind
+    const bool joins = session_ == 0;
+    session_ = frame.session;
+    ++counts_.sessions;
+    if (joins)
+        next_ = options_.first != 0 ? options_.first : frame.first;
+    else  // the sender began anew, and so does its counting
+        next_ = frame.first <= options_.jump_records ? 1 : frame.first;
+    known_ = next_;
+    end_ = gap_end_ = hole_ = far_next_ = 0;
+    far_frames_ = 0;
+    asked_ = false;
+    for (Range& range : lost_) range = {};
+    return true;
+}
+
+// A frame far ahead is a defect or an attack and would throw all between away; several in a row that go on from one
+// another are a sender that we lost for long.
+bool Arbiter::jumps(const Frame& frame) {
+    const std::uint64_t end = frame.first + frame.count;
+    if (frame.first <= std::max(known_, next_) + options_.jump_records) return false;
+    ++counts_.jumped;
+    if (frame.count != 0 && end == far_next_) return true;  // the other line's copy
+    far_frames_ = frame.first == far_next_ ? far_frames_ + 1 : 1;
+    far_next_ = end;
+    if (far_frames_ < options_.jump_frames) return true;
+    far_frames_ = 0;
+    known_ = frame.first;
+    give_up(frame.first);
+    return false;
+}
+
+void Arbiter::frame(const Frame& frame, std::int64_t arrival_ns, std::int64_t now_ns) {
+    if (!follows(frame) || jumps(frame)) return;
+    known_ = std::max(known_, frame.first + frame.count);
+    if (frame.ends) end_ = std::max(end_, frame.first);
+    for (size_t at = 0; at < frame.count; ++at) {
+        const std::uint64_t number = frame.first + at;
+        if (number >= next_ + options_.capacity) give_up(number - options_.capacity + 1);
+        if (!store(number, arrived(frame.record(at), arrival_ns))) count_behind(number);
+    }
+    examine(now_ns);
+}
+
+void Arbiter::recovered(std::uint64_t session, std::uint64_t number, const Record& record, std::int64_t now_ns) {
+    if (session != session_ || number < next_ || number >= gap_end_ || number >= next_ + options_.capacity) return;
+    if (store(number, arrived(record, now_ns))) ++counts_.recovered;
+    examine(now_ns);
+}
+
+void Arbiter::unavailable(const MissingRange& range, std::int64_t now_ns) {
+    if (range.session != session_ || range.first > next_ || range.first + range.count <= next_) return;
+    give_up(std::min(range.first + range.count, gap_end_));
+    examine(now_ns);
+}
+
+void Arbiter::tick(std::int64_t now_ns) {
+    if (session_ != 0) examine(now_ns);
+}
+
+void Arbiter::finish() {
+    give_up(known_);
+}
+
+bool Arbiter::request(MissingRange& out) {
+    if (!asked_) return false;
+    asked_ = false;
+    if (gap_end_ <= next_) return false;  // came meanwhile
+    out = {session_, next_, std::min(gap_end_ - next_, options_.capacity)};
+    return true;
+}
+
+// Takes a record unless its number left already or waits already.
+bool Arbiter::store(std::uint64_t number, const Record& record) {
+    const std::uint64_t slot = number & (options_.capacity - 1);
+    if (number < next_ || there_[slot] != 0) return false;
+    Record numbered = record;
+    numbered.header.sequence = static_cast<std::uint32_t>(number);
+    if (number == next_) {
+        deliver(numbered);
+        drain();
+    } else {
+        slots_[slot] = numbered;
+        there_[slot] = 1;
+    }
+    return true;
+}
+
+void Arbiter::deliver(const Record& record) {
+    ++(sink_.take(record) ? counts_.delivered : counts_.untaken);
+    ++next_;
+}
+
+void Arbiter::drain() {
+    for (std::uint64_t slot = next_ & (options_.capacity - 1); there_[slot] != 0;
+         slot = next_ & (options_.capacity - 1)) {
+        there_[slot] = 0;
+        deliver(slots_[slot]);
+    }
+}
+
+// The stream goes on at `end` at the latest: what is there leaves, what isn't is lost.
+void Arbiter::give_up(std::uint64_t end) {
+    bool in_hole = false;
+    while (next_ < end) {
+        const std::uint64_t slot = next_ & (options_.capacity - 1);
+        if (there_[slot] != 0) {
+            there_[slot] = 0;
+            deliver(slots_[slot]);
+            in_hole = false;
+            continue;
+        }
+        const bool declared = next_ < gap_end_;
+        // Held records lie within `capacity` of next_: behind that everything is missing.
+        const std::uint64_t held_end = std::min(end, hole_end());
+        const std::uint64_t hole_stop = declared ? std::min(held_end, gap_end_) : held_end;
+        if (!declared) {
+            counts_.gaps += in_hole ? 0 : 1;
+            counts_.gap_records += hole_stop - next_;
+        }
+        counts_.lost += hole_stop - next_;
+        lost_[lost_at_++ % remembered] = {next_, hole_stop};
+        next_ = hole_stop;
+        in_hole = true;
+    }
+    drain();
+}
+
+// The first number at or behind next_ that is there, or what is known to come.
+std::uint64_t Arbiter::hole_end() const {
+    const std::uint64_t last = std::min(known_, next_ + options_.capacity);
+    for (std::uint64_t number = next_; number < last; ++number)
+        if (there_[number & (options_.capacity - 1)] != 0) return number;
+    return known_;
+}
+
+void Arbiter::examine(std::int64_t now_ns) {
+    while (next_ < known_) {
+        if (next_ >= gap_end_) {  // not declared yet
+            if (hole_ != next_) {
+                hole_ = next_;
+                hole_since_ns_ = now_ns;
+            }
+            if (known_ - next_ <= options_.reorder_records && now_ns - hole_since_ns_ < options_.reorder_ns) return;
+            gap_end_ = hole_end();
+            ++counts_.gaps;
+            counts_.gap_records += gap_end_ - next_;
+            deadline_ns_ = now_ns + options_.recovery_ns;
+            asked_ = options_.recovery_ns > 0;
+        }
+        if (now_ns < deadline_ns_) return;
+        give_up(gap_end_);
+    }
+}
+
+void Arbiter::count_behind(std::uint64_t number) {
+    if (number < next_)
+        for (const Range& range : lost_)
+            if (number >= range.first && number < range.end) {
+                ++counts_.late;
+                return;
+            }
+    ++counts_.duplicates;
+}
+
+}  // namespace strikeforge
