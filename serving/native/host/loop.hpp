@@ -168,6 +168,7 @@ class Loop {
     std::uint64_t asked_ = 0;        // intents given to the gate
     std::uint64_t kill_before_ = 0;  // a replayed kill acts before that one; 0: none waits
     double replayed_kill_ = 0;       // its source
+    bool killed_within_event_ = false;
 
     struct Counts {  // published now and then
         std::uint64_t records, market_records, events, trades, fills, signals, skipped, unknown, time_went_back, gaps,

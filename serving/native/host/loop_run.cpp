@@ -56,7 +56,9 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
     show(board_->running, 1u);
     RunEnd end = RunEnd::stopped;
     Record record;
+    std::uint64_t told = counts_.signals;
     const auto tell_all = [&] {
+        told = counts_.signals;
         publish(now);
         publish_ring(ticks);
         show(board_->allocations, allocation_count() - allocated);
@@ -75,6 +77,7 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
             }
             continue;
         }
+        if (counts_.signals != told) now = Stopwatch::kernel_ns(), tell_all();  // a control acted
         // No pause instruction here: it delays the next look by 50 ns, and virtual machines trap it.
         if (idle++ == 0) last_record = now = Stopwatch::kernel_ns(), tell_all();
         if (counts_.controls + counts_.controls_refused != acted) now = Stopwatch::kernel_ns(), tell_all();
