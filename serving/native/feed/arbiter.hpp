@@ -61,7 +61,8 @@ class Arbiter {
     void deliver(const Record& record);
     void drain();
     void give_up(std::uint64_t end);
-    void examine(std::int64_t now_ns);
+    void declare();
+    void examine();
     std::uint64_t hole_end() const;
     void count_behind(std::uint64_t number);
 
@@ -78,7 +79,7 @@ class Arbiter {
     std::uint64_t session_ = 0, next_ = 0, known_ = 0, end_ = 0;  // next to leave; behind the last number known of
     std::uint64_t gap_end_ = 0;  // of the declared hole, which begins at next_; 0: none
     std::uint64_t hole_ = 0;     // where the stream stands waiting, since
-    std::int64_t hole_since_ns_ = 0, deadline_ns_ = 0;
+    std::int64_t hole_since_ns_ = 0, deadline_ns_ = 0, now_ns_ = 0;
     bool asked_ = false;
     std::uint64_t far_next_ = 0;
     std::uint32_t far_frames_ = 0;
