@@ -65,7 +65,6 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
     };
     while (!board_->stop.load(std::memory_order_acquire)) {
         const bool came = quiet && run.sleep ? ticks.wait(record, sleep_us) : ticks.read(record);
-        const std::uint64_t acted = counts_.controls + counts_.controls_refused;
         look_outside();  // after the read: a record written after a kill never comes before it
         if (came) {
             handle(record);
@@ -80,7 +79,6 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
         if (counts_.signals != told) now = Stopwatch::kernel_ns(), tell_all();  // a control acted
         // No pause instruction here: it delays the next look by 50 ns, and virtual machines trap it.
         if (idle++ == 0) last_record = now = Stopwatch::kernel_ns(), tell_all();
-        if (counts_.controls + counts_.controls_refused != acted) now = Stopwatch::kernel_ns(), tell_all();
         if (sweep_when_due(now)) {
             now = Stopwatch::kernel_ns();
             continue;
