@@ -54,8 +54,8 @@ def run_host(arguments: argparse.Namespace) -> int:
             lock_memory()
         place_housekeeping(config.loop)
         _tell_what_was_left(config, log)
-        loop, first = _loop_of(config, parts)
-        ended = _run(config, parts, loop, first, log)
+        loop, ticks = _loop_of(config, parts)
+        ended = _run(config, parts, loop, stack.enter_context(ticks), log)
         status = read_status(loop.board)
         log.say("ended", {"why": ended.error or ended.why, "profit": status.gauges["profit"]} | dict(status.counters))
     write_lines(_summary(ended, status))
@@ -80,8 +80,8 @@ def _tell_what_was_left(config: HostConfig, log: HostLog) -> None:
     log.say("the run before was killed", {"process": status.process, "orders_left_working": working, "positions": held})
 
 
-def _loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, int]:
-    """The loop on its rings, and the number of the first record that it will read."""
+def _loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, RingReader]:
+    """The loop on its rings, and a reader of the tick ring that stands where the loop begins."""
     feed, settings, strategy = config.feed, config.loop, config.strategy
     if feed.kind != "external" or not config.tick_ring.exists():
         with RingWriter(config.tick_ring, settings.ring_records, lossless=feed.lossless):
@@ -100,11 +100,10 @@ def _loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, int]:
         chain=config.chain_page, fair_values_every_ns=settings.fair_values_every_ns,
         sweep=Sweep(settings.sweep_contracts, settings.sweep_every_ns),
     )  # fmt: skip
-    with RingReader(config.tick_ring) as ring:
-        return loop, ring.position
+    return loop, RingReader(config.tick_ring)
 
 
-def _run(config: HostConfig, parts: Parts, loop: HotLoop, first: int, log: HostLog) -> Ended:
+def _run(config: HostConfig, parts: Parts, loop: HotLoop, ticks: RingReader, log: HostLog) -> Ended:
     facts = _facts(config, parts)
     write_facts(config.facts, facts)
     supervisor = Supervisor(config, loop, log, parts.released.expires_at)
@@ -119,7 +118,7 @@ def _run(config: HostConfig, parts: Parts, loop: HotLoop, first: int, log: HostL
         feed = FeedProcess(config, parts.spec.step_ns) if config.feed.kind != "external" else None
         if feed is not None:
             running.callback(feed.stop)
-        return supervisor.watch(feed, first)
+        return supervisor.watch(feed, ticks)
 
 
 def _facts(config: HostConfig, parts: Parts) -> HostFacts:

@@ -71,7 +71,7 @@ class RunHost:
             values[name] = {key: one for key, one in (values[name] | changes).items() if one is not None}
         lines = [f"directory = {json.dumps(str(self.directory))}"]
         for name, table in values.items():
-            lines += [f"[{name}]", *(f"{key} = {json.dumps(one)}" for key, one in table.items())]
+            lines += [f"[{name}]", *(f"{key} = {toml(one)}" for key, one in table.items())]
         self.config.write_text("\n".join(lines) + "\n")
 
     def limit(self, **changes: Any) -> None:
@@ -150,6 +150,35 @@ class RunHost:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+
+
+def toml(value: Any) -> str:
+    """Texts, lists, numbers and flags as JSON writes them, and inline tables."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value)
+
+
+def tick_files(folder: Path, records: Records) -> list[str]:
+    """The same ticks as a vendor's files of trades and best quotes, for the layout binance_l2."""
+    trades, quotes = (
+        records[records["kind"] == Kind.TRADE].view(TRADE),
+        records[records["kind"] == Kind.QUOTE].view(QUOTE),
+    )
+    tables = {
+        "spot_btcusdt_20240808_trades.csv": {
+            "recv_ns": trades["event_ns"], "price": trades["price"], "qty": trades["size"],
+            "aggressor": np.where(trades["flags"] == 1, 1, -1),
+        },
+        "spot_btcusdt_20240808_bbo.csv": {
+            "recv_ns": quotes["event_ns"], "bid_px": quotes["bid"], "bid_sz": quotes["bid_size"],
+            "ask_px": quotes["ask"], "ask_sz": quotes["ask_size"],
+        },
+    }  # fmt: skip
+    for name, columns in tables.items():
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        (folder / name).write_text("\n".join([",".join(columns), *(",".join(map(repr, row)) for row in rows)]) + "\n")
+    return [str(folder / name) for name in tables]
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
