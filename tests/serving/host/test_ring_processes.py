@@ -190,6 +190,36 @@ def test_of_many_that_make_it_at_once_one_writes(tmp_path: Path) -> None:
             killed(child)
 
 
+def _make_and_remove(path: Path, times: int, report: Connection) -> None:
+    made = 0
+    while made < times:
+        try:
+            writer = RingWriter(path, 2)
+        except HostError:
+            continue  # another has it
+        made += 1
+        try:
+            with RingReader(path) as reader:
+                assert reader.writer_lives
+            path.unlink()
+        except (AssertionError, HostError, FileNotFoundError) as error:
+            report.send(f"wrote to a file that had been removed: {error!r}")
+            return
+        writer.close()
+    report.send("always had the ring of that name")
+
+
+def test_a_writer_never_takes_a_removed_file(tmp_path: Path) -> None:
+    """Two that make the ring, remove it and let go, each as often as it can: whoever has it has what the name says."""
+    pipes = [Pipe(duplex=False) for _ in range(2)]
+    children = [forked(_make_and_remove, tmp_path / "r", 2000, send) for _, send in pipes]
+    for receive, _ in pipes:
+        assert receive.poll(DEADLINE_SECONDS)
+        assert receive.recv() == "always had the ring of that name"
+    for child in children:
+        killed(child)
+
+
 def _read_until_killed(path: Path, report: Connection) -> None:
     with RingReader(path, "worker") as reader:
         while True:
