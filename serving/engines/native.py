@@ -78,7 +78,7 @@ class NativeEngine:
         files = [member_file(member, WEIGHTS, index) for index, member in enumerate(manifest.members)]
         members = [(file.name, parse_safetensors(bundle.read(file.name), file.name)) for file in files]
         sizes = numbers_of(manifest.model_config)
-        self._native, self._isa = core, isa
+        self._native, self.isa = core, isa
         self.core = core.Engine(manifest.model, sizes, members, precision, manifest.semantics, isa)
         runs = core.choose_isa(isa)
         layout = layout_of(manifest)
@@ -101,5 +101,5 @@ class NativeEngine:
 
     def fuse(self, *arrays: npt.NDArray[Any]) -> Fused:
         """A chain repriced in one call; see `serving.repricing.FusesRepricing`."""
-        fused: Fused = self._native.Repricing(self.core, self._isa, *arrays)
+        fused: Fused = self._native.Repricing(self.core, self.isa, *arrays)
         return fused

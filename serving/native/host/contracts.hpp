@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
 #include "base/aligned.hpp"
 #include "head/repricing.hpp"
@@ -16,17 +15,19 @@ struct ContractTable {
     const double *strike, *tau, *carry, *discount, *right, *last_volatility;  // forward = carry * spot; tau in years
 };
 
-// How features become the head's input: (v - mean) / deviation, clipped, but for the columns left unscaled; [K] each.
+// How features become the head's input: (v - mean) / deviation, clipped, but for the columns left unscaled; [known].
 struct ContractScaler {
-    size_t columns;  // K: the first known_features are computed, the rest are zeros
     const double *mean, *deviation;
     const unsigned char* unscaled;
     double clip;
 };
 
+// After construction nothing allocates.
 class Contracts {
   public:
     static constexpr size_t known_features = 8;
+    // Where the engine's head takes more columns than are known, the rest are zeros; EngineProblem where it takes
+    // fewer.
     Contracts(const ContractTable& table, const ContractScaler& scaler, double reference_spot, NativeEngine& engine,
               const OptionKernels& kernels);
     // Values of the contracts [first, first + count) under `spot` and a context the engine gave: volatility, price and
@@ -41,9 +42,16 @@ class Contracts {
     const float* volatility() const { return volatility_.data(); }
 
   private:
-    // the author of host/contracts.cpp fills these in
-    Aligned<double> strike_, price_, delta_, gamma_, vega_, theta_;
+    float scaled(double value, size_t column) const;
+    double reference_spot_, clip_;
+    double mean_[known_features], deviation_[known_features];
+    bool unscaled_[known_features];
+    size_t columns_;  // K
+    Aligned<double> strike_, tau_, carry_, discount_, right_, root_, forward_;
+    Aligned<float> features_;  // [count, K]; the columns that don't move with the spot are filled once
+    Aligned<double> price_, delta_, gamma_, vega_, theta_;
     Aligned<float> volatility_;
+    Repricing repricing_;
 };
 
 }  // namespace strikeforge

@@ -1,1 +1,362 @@
+// One event, in the eight steps of docs/host-rules.md, and what operators ask between them.
 #include "host/loop.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "host/loop_parts.hpp"
+
+namespace strikeforge {
+
+namespace {
+
+constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
+
+LoopSettings checked(LoopSettings settings, const NativeEngine& engine) {
+    if (settings.quoted < 1 || settings.quoted > Board::most_contracts || settings.quoted > settings.contracts.count)
+        throw HostProblem("quoted contracts: found " + std::to_string(settings.quoted) + ", expected 1 to " +
+                          std::to_string(std::min(Board::most_contracts, settings.contracts.count)));
+    if (settings.step_scaler.known() != TickFeatures::count)
+        throw HostProblem("step scaler: found " + std::to_string(settings.step_scaler.known()) +
+                          " known columns, expected " + std::to_string(TickFeatures::count));
+    if (settings.step_scaler.padded() != engine.step_features())
+        throw HostProblem("step scaler: pads to " + std::to_string(settings.step_scaler.padded()) +
+                          " columns, the engine takes " + std::to_string(engine.step_features()));
+    if (settings.sweep_contracts < 1) throw HostProblem("sweep_contracts must be at least 1");
+    return settings;
+}
+
+}  // namespace
+
+Loop::Loop(NativeEngine& engine, const OptionKernels& kernels, std::unique_ptr<Strategy> strategy,
+           const LoopSettings& given)
+    : settings_(checked(given, engine)),
+      engine_(engine),
+      contracts_(given.contracts, given.contract_scaler, given.reference_spot, engine, kernels),
+      features_(given.step_ns),
+      x_(engine.step_features()),
+      context_(engine.context_size()),
+      states_(given.quoted, ContractState{}),
+      volatility_(given.quoted, unknown),
+      strategy_(std::move(strategy)),
+      intents_(intents_per_contract * given.quoted),
+      board_page_(given.board, sizeof(Board)),
+      chain_page_(given.chain, sizeof(ChainHeader) + given.contracts.count * sizeof(ChainLine)),
+      board_(new (board_page_.data()) Board{}),
+      chain_header_(new (chain_page_.data()) ChainHeader{}),
+      chain_(new (chain_page_.data() + sizeof(ChainHeader)) ChainLine[given.contracts.count]{}),
+      sink_(std::make_unique<Sink>(*this, given.rings)),
+      gate_(given.limits, given.quoted, *sink_, &board_->kill),
+      laps_(std::make_unique<Laps>(stopwatch_, *board_)) {
+    market_.spot = unknown;
+    forget_values();
+    if (!given.rings.orders.empty()) {
+        fills_ = std::make_unique<RingWriter>(given.rings.fills, given.rings.capacity, given.rings.lossless);
+        signals_ = std::make_unique<RingWriter>(given.rings.signals, given.rings.capacity, given.rings.lossless);
+        fills_written_ = fills_->written();
+        signals_written_ = signals_->written();
+    }
+    settings_.contracts = {};  // the caller's arrays, copied by now
+    warm_up();
+    begin_board();
+}
+
+Loop::~Loop() {
+    board_->running.store(0, std::memory_order_relaxed);
+}
+
+// What the first call of anything costs is paid here: pages, lazily bound functions, tables. Nothing of it stays.
+void Loop::warm_up() {
+    const PlainArithmetic plain;
+    for (int i = 0; i < 3; ++i) {
+        engine_.evaluate(x_.data(), context_.data());
+        contracts_.value(context_.data(), settings_.reference_spot, 0, contracts_.count());
+        engine_.advance(x_.data());
+    }
+    engine_.reset();
+}
+
+void Loop::handle(const Record& record) {
+    ++counts_.records;
+    if (record.header.kind == Kind::control) {
+        const double* value = record.control.value;
+        const auto code = static_cast<ControlCode>(record.header.flags);
+        if (code == ControlCode::kill && value[3] > 0)
+            kill_before_ = static_cast<std::uint64_t>(value[3]), replayed_kill_ = value[0];
+        else
+            act(code, value[0]);
+        return;
+    }
+    ++counts_.market_records;
+    const auto missing = static_cast<std::int32_t>(record.header.sequence - next_sequence_);
+    if (missing > 0 && counts_.market_records > 1) counts_.gaps += static_cast<std::uint64_t>(missing);
+    next_sequence_ = record.header.sequence + 1;
+    if (record.header.instrument != 0) {
+        ++counts_.skipped;
+        return;
+    }
+    if (Book::ends_event(record))
+        event(record);
+    else if (record.header.kind == Kind::level)
+        book_.apply(record, market_.event_ns);
+    else
+        ++counts_.unknown;
+}
+
+void Loop::event(const Record& record) {
+    const Kind kind = record.header.kind;
+    laps_->begin(record.trade.arrival_ns);
+    ++counts_.events;
+    if (record.header.event_ns < market_.event_ns) ++counts_.time_went_back;
+    market_.event_ns = std::max(market_.event_ns, record.header.event_ns);
+    market_.arrival_ns = record.trade.arrival_ns;  // at the same place in every kind
+    close_step();
+    if (kind != Kind::heartbeat) {
+        book_.apply(record, market_.event_ns);
+        market_.book_changed_ns = book_.changed_ns();
+        if (kind == Kind::trade) fill(record.trade);
+        laps_->lap(Hop::book);
+        features_.take(record, book_);
+        value_quoted();
+    }
+    decide();
+    if (settings_.fair_values_every_ns) tell_fair_values();
+    laps_->done(sink_->took_ns(), sink_->last_ns());
+}
+
+void Loop::close_step() {
+    if (!features_.close_before(market_.event_ns, row_)) return;
+    settings_.step_scaler.scale(row_, x_.data());
+    engine_.advance(x_.data());
+    ++counts_.advances;
+    laps_->lap(Hop::advance);
+}
+
+// Every quoted contract prints where a trade of the underlying moves it, from the values of the event before.
+void Loop::fill(const Trade& trade) {
+    ++counts_.trades;
+    if (!(std::isfinite(trade.price) && trade.price > 0 && std::isfinite(trade.size) && trade.size > 0)) return;
+    const double d = trade.price - market_.spot;
+    for (size_t i = 0; i < states_.size(); ++i) {
+        const ContractState& state = states_[i];
+        const double print = state.fair + state.delta * d + 0.5 * state.gamma * d * d;
+        if (state.buy.id && state.buy.price > print) fill_side(i, true, trade.price);
+        if (state.sell.id && state.sell.price < print) fill_side(i, false, trade.price);
+    }
+}
+
+void Loop::fill_side(size_t contract, bool buy, double underlying) {
+    ContractState& state = states_[contract];
+    ContractState::Working& order = buy ? state.buy : state.sell;
+    const double money = order.price * order.quantity * settings_.limits.multiplier;
+    state.position += buy ? order.quantity : -order.quantity;
+    state.cash += buy ? -money : money;
+    Record record{};
+    record.fill = {{market_.event_ns, static_cast<std::uint32_t>(++fills_written_),
+                    static_cast<std::uint16_t>(contract + 1), Kind::fill, buy ? is_buy : std::uint8_t{0}},
+                   order.id,
+                   order.price,
+                   order.quantity,
+                   underlying,
+                   market_.arrival_ns};
+    order = {};
+    leave(record, fills_.get());
+    strategy_->on_fill(record.fill);
+}
+
+void Loop::forget_values() {
+    for (ContractState& state : states_) state.fair = state.delta = state.gamma = state.vega = unknown;
+    std::fill(volatility_.begin(), volatility_.end(), unknown);
+}
+
+void Loop::value_quoted() {
+    if (!book_.usable()) {
+        market_.spot = unknown;
+        forget_values();
+        laps_->lap(Hop::features);
+        return;
+    }
+    market_.spot = book_.mid();
+    features_.row(row_);
+    market_.clipped_share = settings_.step_scaler.scale(row_, x_.data());
+    laps_->lap(Hop::features);
+    engine_.evaluate(x_.data(), context_.data());
+    laps_->lap(Hop::evaluate);
+    contracts_.value(context_.data(), market_.spot, 0, states_.size());
+    for (size_t i = 0; i < states_.size(); ++i) {
+        ContractState& state = states_[i];
+        state.fair = contracts_.price()[i];
+        state.delta = contracts_.delta()[i];
+        state.gamma = contracts_.gamma()[i];
+        state.vega = contracts_.vega()[i];
+        volatility_[i] = contracts_.volatility()[i];
+    }
+    laps_->lap(Hop::reprice);
+}
+
+// Steps 7 and 8.
+void Loop::decide() {
+    sink_->begin(laps_->timed());
+    gate_.on_market(market_, states_);
+    tell_state();
+    if (gate_.state() != State::halted) {
+        intents_.clear();
+        strategy_->on_event(market_, book_, states_, intents_);
+        for (const Intent& intent : intents_) submit(intent);
+        tell_state();
+    }
+    kill_before_ = 0;
+    laps_->lap(Hop::decide);
+}
+
+// The gate itself looks at the kill switch. Where that was what halted it, between two orders of one event, it is told
+// so that a replay can do the same.
+void Loop::submit(const Intent& intent) {
+    ++asked_;
+    const bool replayed = asked_ == kill_before_;
+    if (replayed)
+        board_->kill.store(std::max(1u, static_cast<std::uint32_t>(replayed_kill_)), std::memory_order_relaxed);
+    const bool halted = gate_.state() == State::halted;
+    gate_.submit(intent, market_, states_);
+    if (halted || gate_.state() != State::halted || gate_.why() != Reason::kill_switch) return;
+    const std::uint32_t asked_by = board_->kill.exchange(0, std::memory_order_acq_rel);
+    const double source = replayed ? replayed_kill_ : asked_by;
+    killed_within_event_ = true;
+    ++counts_.controls;
+    tell(SignalCode::control_acted, 0, static_cast<double>(ControlCode::kill), source,
+         static_cast<double>(counts_.market_records - 1), static_cast<double>(asked_));
+}
+
+// Before every record: what was asked from outside.
+void Loop::look_outside() {
+    if (killed_within_event_) {
+        killed_within_event_ = false;
+        discard_resumes();
+    }
+    if (board_->kill.load(std::memory_order_acquire)) {
+        const double source = board_->kill.exchange(0, std::memory_order_acq_rel);
+        discard_resumes();
+        act(ControlCode::kill, source);
+    }
+    Asked asked;
+    while (mailbox_.take(asked)) act(asked.code, asked.value);
+    if (next_limits_slot_.load(std::memory_order_acquire) == Slot::full) take_limits();
+}
+
+void Loop::take_limits() {
+    gate_.set_limits(next_limits_);
+    const double serial = next_serial_;
+    next_limits_slot_.store(Slot::free, std::memory_order_release);
+    tell_acted(ControlCode::limits, serial);
+}
+
+// A kill wins over a resume that was asked before the kill was seen: which of the two came first isn't known.
+void Loop::discard_resumes() {
+    Asked asked;
+    while (mailbox_.take(asked)) {
+        if (asked.code == ControlCode::resume)
+            refuse(asked.code, asked.value);
+        else
+            act(asked.code, asked.value);
+    }
+}
+
+void Loop::refuse(ControlCode code, double value) {
+    ++counts_.controls_refused;
+    tell(SignalCode::control_refused, 0, static_cast<double>(code), value, static_cast<double>(counts_.market_records),
+         0);
+}
+
+void Loop::act(ControlCode code, double value) {
+    switch (code) {
+        case ControlCode::kill:
+            gate_.halt(Reason::kill_switch, market_, states_);
+            break;
+        case ControlCode::reduce:
+            gate_.reduce(Reason::operator_asked);
+            break;
+        case ControlCode::resume:
+            if (board_->halt_file.load(std::memory_order_acquire)) return refuse(code, value);
+            gate_.resume();
+            break;
+        case ControlCode::anomaly_score:
+            market_.anomaly_score = value;
+            break;
+        case ControlCode::model_expired:
+            market_.model_expired = value != 0;
+            break;
+        case ControlCode::cancel_all:
+            gate_.cancel_all(market_, states_);
+            break;
+        default:
+            return refuse(code, value);
+    }
+    tell_acted(code, value);
+}
+
+void Loop::tell_acted(ControlCode code, double value) {
+    ++counts_.controls;
+    tell(SignalCode::control_acted, 0, static_cast<double>(code), value, static_cast<double>(counts_.market_records),
+         0);
+    tell_state();
+}
+
+void Loop::tell_state() {
+    if (gate_.state() == told_state_ && gate_.why() == told_why_) return;
+    told_state_ = gate_.state();
+    told_why_ = gate_.why();
+    tell(SignalCode::state, 0, static_cast<double>(told_state_), static_cast<double>(told_why_), gate_.profit(), 0);
+}
+
+void Loop::tell_fair_values() {
+    if (std::isnan(market_.spot) || market_.event_ns < fair_values_ns_) return;
+    if (__builtin_add_overflow(market_.event_ns, settings_.fair_values_every_ns, &fair_values_ns_))
+        fair_values_ns_ = std::numeric_limits<std::int64_t>::max();
+    for (size_t i = 0; i < states_.size(); ++i)
+        tell(SignalCode::fair_values, i + 1, states_[i].fair, states_[i].delta, volatility_[i], market_.spot);
+}
+
+void Loop::tell(SignalCode code, size_t instrument, double a, double b, double c, double d) {
+    Record record{};
+    record.signal = {{market_.event_ns, static_cast<std::uint32_t>(++signals_written_),
+                      static_cast<std::uint16_t>(instrument), Kind::signal, static_cast<std::uint8_t>(code)},
+                     {a, b, c, d},
+                     market_.arrival_ns};
+    leave(record, signals_.get());
+}
+
+void Loop::leave(const Record& record, RingWriter* ring) {
+    if (record.header.kind == Kind::fill)
+        ++counts_.fills;
+    else
+        ++counts_.signals;
+    if (ring)
+        ring->write(record);
+    else
+        left_.push_back(record);
+}
+
+bool Loop::ask(ControlCode code, double value) {
+    if (code == ControlCode::kill) {  // what needs no place in a queue
+        board_->kill.store(static_cast<std::uint32_t>(KillSource::asked), std::memory_order_release);
+        return true;
+    }
+    return mailbox_.put({code, value});
+}
+
+bool Loop::ask_limits(const Limits& limits, double serial) {
+    check_limits(limits);
+    if (limits.multiplier != settings_.limits.multiplier || limits.tick_money != settings_.limits.tick_money)
+        throw HostProblem("multiplier and tick_money are the contracts' own terms: they change with a restart only");
+    Slot expected = Slot::free;
+    if (!next_limits_slot_.compare_exchange_strong(expected, Slot::being_written, std::memory_order_acquire))
+        return false;
+    next_limits_ = limits;
+    next_serial_ = serial;
+    next_limits_slot_.store(Slot::full, std::memory_order_release);
+    return true;
+}
+
+}  // namespace strikeforge

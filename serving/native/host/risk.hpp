@@ -1,15 +1,23 @@
 // Risk before every order: the only way to the order ring. Exact rules, in order: docs/host-rules.md.
+//
+// The gate alone can make what an OrderSink takes (order_sink.hpp), books what works, and numbers orders and records.
+// A comparison that can't be made (NaN) counts as a limit broken. Nothing allocates after the gate was made.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
-#include "transport/ring.hpp"
+#include "host/limits.hpp"
+#include "host/order_sink.hpp"
+#include "transport/records.hpp"
 
 namespace strikeforge {
 
 enum class State : std::uint8_t { active = 0, reducing = 1, halted = 2 };
+const char* state_name(State state);
 
 // Why an order was refused, or a state entered. Names for people: reason_name.
 enum class Reason : std::uint8_t {
@@ -38,27 +46,12 @@ enum class Reason : std::uint8_t {
 };
 const char* reason_name(Reason reason);
 
-// All in the units of their names; a limit of infinity doesn't limit. serving/host/limits.py reads and checks them.
-struct Limits {
-    double collar_money, collar_share;         // |price - fair| <= money + share * fair
-    double order_quantity, position_quantity;  // per order; per contract, with what works
-    double notional_money;                     // gross, with what works
-    double delta, gamma, vega;                 // portfolio, absolute; delta in units of the underlying
-    double loss_money, drawdown_money;         // of the session; from its best
-    double order_rate_count;                   // at most so many accepted orders in
-    std::int64_t order_rate_window_ns;
-    std::int64_t stale_book_ns;           // event time since the book changed
-    double anomaly_score, clipped_share;  // model guard
-    double market_move_share;             // underlying against its reference of
-    std::int64_t market_move_window_ns, market_move_pause_ns;
-    double reject_burst_count;      // refusals in a row
-    double multiplier, tick_money;  // of a contract: units of the underlying; smallest price step
-};
-
 // What the loop knows of one quoted contract.
 struct ContractState {
-    double fair, delta, gamma, vega;  // per unit of the underlying's SPOT; NaN: not priced
-    double position, cash;            // signed quantity; money taken in
+    static constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
+    // Per unit of the underlying's SPOT; NaN: not priced, as at the start.
+    double fair = unknown, delta = unknown, gamma = unknown, vega = unknown;
+    double position = 0, cash = 0;  // signed quantity; money taken in
     struct Working {
         std::uint64_t id = 0;  // 0: none
         double price = 0, quantity = 0;
@@ -74,7 +67,7 @@ struct Intent {
 
 // What is true now, besides the contracts.
 struct Market {
-    std::int64_t event_ns, arrival_ns;
+    std::int64_t event_ns, arrival_ns;  // event_ns: the loop's now, never earlier than the one before
     std::int64_t book_changed_ns;
     double spot;           // NaN: no usable book
     double anomaly_score;  // as last told by control
@@ -84,31 +77,61 @@ struct Market {
 
 class RiskGate {
   public:
-    RiskGate(const Limits& limits, size_t contracts, RingWriter* orders);  // orders may be null: tests, offline replay
-    // Once per event, before the strategy is asked: states that the market or the P&L bring about.
-    void on_market(const Market& market, const std::vector<ContractState>& contracts);
+    // `orders` takes what passed. `kill`: where not 0 means halt, looked at before every order; null: nobody can.
+    // Both live longer than the gate. HostProblem where a limit makes no sense.
+    RiskGate(const Limits& limits, size_t contracts, OrderSink& orders, const std::atomic<std::uint32_t>* kill);
+    // Once per event, before the strategy is asked: states that the market or the P&L bring about. What works is
+    // cancelled where the state becomes HALTED, here and below.
+    void on_market(const Market& market, std::vector<ContractState>& contracts);
     // Check and, if it passes, send and book `intent` in `contracts`; the reason otherwise. A refused replacement
-    // cancels what works. `sent`: the record that left, if any (up to one: a replacement is one record).
+    // cancels what works. A cancel of nothing is `none` too: `records` tells what left.
     Reason submit(const Intent& intent, const Market& market, std::vector<ContractState>& contracts);
     void cancel_all(const Market& market, std::vector<ContractState>& contracts);
-    void halt(Reason why);  // kill switch, operator
+    void halt(Reason why, const Market& market, std::vector<ContractState>& contracts);  // kill switch, operator
+    // A longer-lasting reason stays: market_move < operator_asked < drawdown.
     void reduce(Reason why);
     void resume();  // an operator's; back to active, references begin anew
+    // Between two records. HostProblem, and the limits stay, if one makes no sense or the contract's own terms
+    // (multiplier, tick_money) differ.
     void set_limits(const Limits& limits);
+    const Limits& limits() const { return limits_; }
     State state() const { return state_; }
     Reason why() const { return why_; }
     std::uint64_t refused(Reason reason) const { return refused_[static_cast<size_t>(reason)]; }
-    std::uint64_t accepted() const { return accepted_; }
-    double profit() const { return profit_; }  // of the session, at the last on_market
+    std::uint64_t accepted() const { return accepted_; }  // new and replace
+    std::uint64_t cancelled() const { return cancelled_; }
+    std::uint64_t records() const { return records_; }  // of the order ring: the last one's sequence
+    double profit() const { return profit_; }           // of the session, at the last on_market
+    double best_profit() const { return best_profit_; }
 
   private:
+    struct Question;
+    struct Checks;
+    struct Seen {  // a spot; NaN: none
+        double spot = std::numeric_limits<double>::quiet_NaN();
+        std::int64_t event_ns = 0;
+    };
+    void measure_profit(const std::vector<ContractState>& contracts);
+    void watch_move(const Market& market);
+    double last_fair(const std::vector<ContractState>& contracts, size_t place) const;
+    void accept(const Question& asked);
+    void refuse(Reason reason, const Question& asked);
+    void cancel(size_t contract, bool buy, const Market& market, std::vector<ContractState>& contracts);
+    void send(const Market& market, size_t contract, std::uint8_t flags, const ContractState::Working& order);
+
     Limits limits_;
+    OrderSink& orders_;
+    const std::atomic<std::uint32_t>* kill_;
     State state_ = State::active;
     Reason why_ = Reason::none;
     std::uint64_t refused_[static_cast<size_t>(Reason::reason_count)] = {};
-    std::uint64_t accepted_ = 0;
-    double profit_ = 0;
-    // the rest: host/risk.cpp's author
+    std::uint64_t accepted_ = 0, cancelled_ = 0, records_ = 0;
+    std::uint64_t in_a_row_ = 0;  // refusals since the last acceptance
+    double profit_ = 0, best_profit_ = 0;
+    std::vector<double> fair_;               // of each contract, as last known; 0 before
+    std::vector<std::int64_t> accepted_ns_;  // event times of the last most_order_rate accepted orders, a ring
+    Seen reference_, previous_;
+    std::int64_t pause_end_ns_ = 0;
 };
 
 }  // namespace strikeforge

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -10,19 +11,24 @@
 
 namespace strikeforge {
 
-// Room for what one event may ask; never grows.
+// Room for what one event may ask; never grows. What is asked beyond it isn't taken, and counted.
 class Intents {
   public:
     explicit Intents(size_t room) : room_(room) { intents_.reserve(room); }
-    void clear() { intents_.clear(); }
+    void clear() { intents_.clear(); }  // not the count
     void ask(const Intent& intent) {
-        if (intents_.size() < room_) intents_.push_back(intent);
+        if (intents_.size() < room_)
+            intents_.push_back(intent);
+        else
+            ++beyond_room_;
     }
+    std::uint64_t beyond_room() const { return beyond_room_; }
     const Intent* begin() const { return intents_.data(); }
     const Intent* end() const { return intents_.data() + intents_.size(); }
 
   private:
     size_t room_;
+    std::uint64_t beyond_room_ = 0;
     std::vector<Intent> intents_;
 };
 
@@ -39,6 +45,7 @@ class Strategy {
 std::unique_ptr<Strategy> make_null_strategy();
 
 // A bid and an ask around every quoted contract's fair value; rules in docs/host-rules.md. Money and units as named.
+// It asks at most twice for a contract in one event. HostProblem where an option makes no sense.
 struct FixedWidth {
     double half_width_money, quantity, requote_money, skew_money_per_unit, tick_money;
 };

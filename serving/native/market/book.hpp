@@ -20,28 +20,42 @@ struct Level {
 class Book {
   public:
     static constexpr size_t depth = 10;
-    // True if `record` ends an event (whether or not it was refused); false within a picture.
-    bool apply(const Record& record);
+    // What `apply` will answer; known before it, because a market step closes before its event is taken.
+    static bool ends_event(const Record& record) {
+        const Kind kind = record.header.kind;
+        return kind == Kind::trade || kind == Kind::quote || kind == Kind::heartbeat ||
+               (kind == Kind::level && (record.header.flags & last) != 0);
+    }
+    // True if `record` ends an event (whether or not it was refused); false within a picture, and for what isn't of a
+    // market. `now_ns`: the event time at which it counts, the largest so far.
+    bool apply(const Record& record, std::int64_t now_ns);
     void clear();
-    size_t bids() const { return bids_; }
-    size_t asks() const { return asks_; }
-    const Level& bid(size_t place) const { return bid_[place]; }
-    const Level& ask(size_t place) const { return ask_[place]; }
+    size_t bids() const { return bid_.count; }
+    size_t asks() const { return ask_.count; }
+    const Level& bid(size_t place) const { return bid_.level[place]; }
+    const Level& ask(size_t place) const { return ask_.level[place]; }
     // Both sides there and not crossed (bid < ask): only then is there a mid.
-    bool usable() const { return bids_ && asks_ && bid_[0].price < ask_[0].price; }
-    double mid() const { return 0.5 * (bid_[0].price + ask_[0].price); }
+    bool usable() const { return bid_.count && ask_.count && bid_.level[0].price < ask_.level[0].price; }
+    double mid() const { return 0.5 * (bid_.level[0].price + ask_.level[0].price); }
     std::int64_t changed_ns() const { return changed_ns_; }  // event time of the last accepted change; 0: never
-    std::uint64_t refused() const { return refused_; }       // events
+    std::uint64_t changes() const { return changes_; }       // accepted quotes and pictures
+    std::uint64_t refused() const { return refused_; }       // pictures, and quotes that speak of no side
 
   private:
-    void set_best(Level* side, size_t& count, double price, double size, bool is_bid);
-    Level bid_[depth] = {}, ask_[depth] = {};
-    size_t bids_ = 0, asks_ = 0;
-    Level next_bid_[depth] = {}, next_ask_[depth] = {};
-    size_t next_bids_ = 0, next_asks_ = 0;
+    struct Side {  // best first
+        Level level[depth];
+        size_t count;
+        void set_best(double price, double size, bool is_bid);
+        bool append(double price, double size, bool is_bid);
+    };
+    void collect(const Quote& level);
+    void accept(std::int64_t now_ns);
+    Side bid_ = {}, ask_ = {};
+    Side next_bid_ = {}, next_ask_ = {};
+    unsigned next_levels_ = 0;  // records of the picture so far
     bool collecting_ = false, broken_ = false;
     std::int64_t changed_ns_ = 0;
-    std::uint64_t refused_ = 0;
+    std::uint64_t changes_ = 0, refused_ = 0;
 };
 
 }  // namespace strikeforge

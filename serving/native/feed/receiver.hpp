@@ -1,0 +1,76 @@
+// Lines into a ring: datagrams -> frames -> one stream -> records. One thread receives; another, which asks the
+// recovery server, gets what is missing from `wait_request` and answers with `give` and `cannot`.
+//
+// A datagram that is no frame of ours is counted by what is wrong with it and forgotten. Nothing allocates while
+// records flow (answers of the recovery server are as large as what was asked for).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "feed/arbiter.hpp"
+#include "feed/datagrams.hpp"
+
+namespace strikeforge {
+
+struct ReceiverOptions {
+    bool busy = false;       // spin; else sleep until something comes
+    bool until_end = false;  // end with the session; else only by `stop`
+};
+
+const char* problem_name(FrameProblem problem);  // "" for none
+std::map<std::string, std::uint64_t> named(const ArbiterCounts& counts);
+
+class Receiver final : DatagramHandler {
+  public:
+    Receiver(std::unique_ptr<DatagramSource> source, const ArbiterOptions& arbiter, const ReceiverOptions& options);
+    // Until `stop`, or the session's end if that was asked for.
+    void run(RecordSink& sink);
+    void stop();
+    const std::atomic<bool>& stopped() const { return stop_; }
+
+    // For the other thread. False: nothing within that time, or the receiver has ended.
+    bool wait_request(MissingRange& out, std::int64_t timeout_us);
+    void give(std::uint64_t session, std::uint64_t first, const Record* records, size_t count);
+    void cannot(const MissingRange& range);
+    bool running() const { return !done_.load(); }
+    // By name; a hundredth of a second old while it runs.
+    std::map<std::string, std::uint64_t> counts();
+
+  private:
+    struct Answer {
+        MissingRange range;
+        bool has_records;
+    };
+    void on_datagram(const Datagram& datagram) override;
+    void take_answers(std::int64_t now_ns);
+    void publish();
+
+    std::unique_ptr<DatagramSource> source_;
+    ArbiterOptions arbiter_options_;
+    ReceiverOptions options_;
+    std::unique_ptr<Arbiter> arbiter_;
+    std::atomic<bool> stop_{false}, done_{false}, answered_{false};
+    std::int64_t real_to_monotonic_ns_ = 0, batch_ns_ = 0, latest_session_ = 0;
+    std::uint64_t problems_[static_cast<size_t>(FrameProblem::problem_count)] = {};
+    std::uint64_t frames_ = 0, future_session_ = 0, unstamped_ = 0;
+
+    std::mutex mutex_;  // of all below
+    std::condition_variable asked_;
+    bool has_request_ = false;
+    MissingRange request_{};
+    std::vector<Answer> answers_, taken_answers_;
+    std::vector<Record> answer_records_, taken_records_;
+    ArbiterCounts published_;
+    SourceCounts published_source_;
+    std::uint64_t published_problems_[static_cast<size_t>(FrameProblem::problem_count)] = {};
+    std::uint64_t published_frames_ = 0, published_future_ = 0, published_unstamped_ = 0;
+};
+
+}  // namespace strikeforge
