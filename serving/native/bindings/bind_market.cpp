@@ -74,7 +74,7 @@ class TickStream {
             return Taken::nothing;
         }
         now_ns_ = std::max(now_ns_, record.header.event_ns);
-        const bool closes = features_.close_before(now_ns_, closed);
+        const bool closes = features_.close_before(record.header.event_ns, closed);
         book_.apply(record, now_ns_);
         features_.take(record, book_);
         return closes ? Taken::closing_event : Taken::event;
