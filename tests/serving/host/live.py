@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from serving.host.loop import FixedWidth, HotLoop, Rings
+from serving.host.loop import HotLoop, Rings
 from serving.host.records import RECORD, Records
 from serving.host.ring import RingReader, RingWriter
 from tests.serving.host.chains import table
-from tests.serving.host.worlds import engine_of, limits_of, spec_of
+from tests.serving.host.worlds import QUOTER, engine_of, limits_of, spec_of
 
 PATIENCE_S = 30.0
-QUOTER = FixedWidth(0.05, 1.0, 0.03, 0.01)
+
 RING_RECORDS = 1 << 15
 
 

@@ -16,10 +16,11 @@ from serving.host.loop import ControlCode, FixedWidth, HotLoop, SignalCode, tick
 from serving.host.records import ORDER, RECORD, SIGNAL, Kind, Records
 from serving.host.tick_features import TickSpec, tick_rows
 from tests.serving.host.chains import table
-from tests.serving.host.live import QUOTER, Live, untimed
+from tests.serving.host.live import Live, untimed
 from tests.serving.host.worlds import (
     HAS_ASK,
     HAS_BID,
+    QUOTER,
     START_NS,
     STEP_NS,
     engine_of,

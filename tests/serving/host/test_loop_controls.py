@@ -17,9 +17,9 @@ from serving.errors import HostError
 from serving.host.loop import ControlCode, HotLoop, KillSource, SignalCode, with_controls
 from serving.host.records import ORDER, SIGNAL, Kind, OrderFlags, Records
 from tests.serving.host.chains import table
-from tests.serving.host.live import QUOTER, Live, wait_until
+from tests.serving.host.live import Live, wait_until
 from tests.serving.host.test_loop import loop_of, of_kind
-from tests.serving.host.worlds import UNLIMITED, engine_of, limits_of, record, records_of, spec_of, stream
+from tests.serving.host.worlds import QUOTER, UNLIMITED, engine_of, limits_of, record, records_of, spec_of, stream
 
 CALM = limits_of(**UNLIMITED | {"position_quantity": 1000.0})
 HALTED, ACTIVE = "halted", "active"
