@@ -14,9 +14,10 @@ from serving.errors import ConfigError, HostError
 from serving.host.contracts import ContractTable
 from serving.host.loop import ControlCode, FixedWidth, HotLoop, SignalCode, tick_spec_of
 from serving.host.records import ORDER, RECORD, SIGNAL, Kind, Records
+from serving.host.reference.compare import without_times
 from serving.host.tick_features import TickSpec, tick_rows
 from tests.serving.host.chains import table
-from tests.serving.host.live import Live, untimed
+from tests.serving.host.live import Live
 from tests.serving.host.worlds import (
     HAS_ASK,
     HAS_BID,
@@ -65,7 +66,7 @@ def test_in_pieces_as_in_one(seed: int) -> None:
 def test_rings_give_what_memory_gives(tmp_path: Path, semantics: str, sleep: bool) -> None:
     """All but the two monotonic times; the order ring numbers what it holds, as memory does."""
     records = stream(5, EVENTS)
-    expected = untimed(loop_of(engine=engine_of("pricing_lstm", semantics)).process(records))
+    expected = without_times(loop_of(engine=engine_of("pricing_lstm", semantics)).process(records))
     live = Live(tmp_path, engine=engine_of("pricing_lstm", semantics))
     with live.running(sleep=sleep, idle_exit_s=0.2):
         live.write(records)
