@@ -75,12 +75,14 @@ class Supervisor:
                 raise HostError(f"the loop's thread didn't begin within {START_S:g} s; is its core free?")
         self._raise_failure()
 
-    def watch(self, feed: FeedProcess | None, first: int) -> Ended:
-        """Until the loop has ended. `first`: number of the first record that the feed wrote."""
+    def watch(self, feed: FeedProcess | None, ticks: RingReader) -> Ended:
+        """Until the loop has ended. `ticks` stands where the loop began, so what is behind it is what the loop reads.
+
+        It was opened before: the native core counts allocations from the loop's start on.
+        """
         ended: Ended | None = None
         expired = False
         idle_s, records, changed = self._config.loop.idle_exit_s, -1, time.monotonic()
-        last: int | None = None
         number = self._loop.board.number  # not the whole board each time: its histograms would fill the caches
         while not self._done.wait(TICK_S):
             self._tell_state()
@@ -100,8 +102,7 @@ class Supervisor:
                 )
                 self.stop(ended.error or "")
             elif code == 0:
-                last = self._written() if last is None else last
-                unread = last - first - records - int(number("lost"))
+                unread = ticks.behind - records - int(number("lost"))
                 if unread <= 0 or now - changed > EVERYTHING_READ_S:
                     late = f"{unread:,} records of the replay were never read" if unread > 0 else None
                     ended = Ended("the replay ended", late)
@@ -137,10 +138,6 @@ class Supervisor:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-    def _written(self) -> int:
-        with RingReader(self._config.tick_ring) as ring:
-            return ring.position
 
     def _tell_state(self) -> None:
         board = self._loop.board
