@@ -47,9 +47,9 @@ def limits_of(**changed: Any) -> Limits:
     """Limits that a few hundred events now and then reach."""
     return Limits(**{
         "collar_money": 0.12, "collar_share": 0.02, "order_quantity": 2.0, "position_quantity": 3.0,
-        "notional_money": 700.0, "delta": 40.0, "gamma": 20.0, "vega": 800.0, "loss_money": 60.0,
-        "drawdown_money": 25.0, "order_rate_count": 40.0, "order_rate_window_ns": 150_000_000,
-        "stale_book_ns": 300_000_000, "anomaly_score": 3.0, "clipped_share": 0.6, "market_move_share": 0.01,
+        "notional_money": 500.0, "delta": 40.0, "gamma": 3.0, "vega": 400.0, "loss_money": 60.0,
+        "drawdown_money": 25.0, "order_rate_count": 25.0, "order_rate_window_ns": 150_000_000,
+        "stale_book_ns": 100_000_000, "anomaly_score": 3.0, "clipped_share": 0.5, "market_move_share": 0.01,
         "market_move_window_ns": 500_000_000, "market_move_pause_ns": 200_000_000, "reject_burst_count": 12.0,
         "multiplier": 10.0, "tick_money": 0.01,
     } | changed)  # fmt: skip
@@ -233,7 +233,7 @@ class _Stream:
             self.now_ns += int(self.rng.integers(1, 8)) * STEP_NS
         if self.rarely(0.6):
             self.mid *= math.exp(0.0003 * self.rng.normal())
-        if self.rarely(0.004):
+        if self.rarely(0.015):
             self.mid *= 1 + self.one_of(-0.012, -0.006, 0.006, 0.012)
         if self.rarely(self.controls):
             self.control()
