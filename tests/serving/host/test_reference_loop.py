@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving import native
+from serving.engines.native import NativeEngine
 from serving.host.loop import FixedWidth, HotLoop, with_controls
 from serving.host.records import SIGNAL, Records
 from serving.host.reference.compare import first_difference
@@ -141,6 +143,20 @@ def test_the_null_strategy_sends_nothing_and_tells_the_same() -> None:
     reference = reference_loop(strategy=None, fair_values_every_ns=10**9).process(records)
     assert first_difference(product, reference) == ""
     assert set(product["kind"].tolist()) == {Kind.SIGNAL}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("isa", native.core().isas() if native.why_unavailable() is None else [])
+def test_every_instruction_set_and_precision(isa: str, precision: str) -> None:
+    """The reference takes volatilities and Black-76 from kernels of the same set."""
+    records, limits = known_streams()[0][:200], limits_of(**UNLIMITED)
+
+    def engine() -> NativeEngine:
+        return engine_of("pricing_lstm", "window", precision, isa)
+
+    product = HotLoop(engine(), spec_of(), contracts_of(), limits, QUOTER).process(records)
+    reference = ReferenceLoop(engine(), spec_of(), contracts_of(), limits, QUOTER).process(records)
+    assert first_difference(product, reference) == ""
 
 
 def test_pieces_give_what_the_whole_gives() -> None:

@@ -119,9 +119,11 @@ def _bundle(family: str, semantics: str) -> Bundle:
     )  # fmt: skip
 
 
-def engine_of(family: str = "pricing_lstm", semantics: str = "window") -> NativeEngine:
+def engine_of(
+    family: str = "pricing_lstm", semantics: str = "window", precision: str = "fp32", isa: str = ""
+) -> NativeEngine:
     """A new engine, in its state at the beginning."""
-    return NativeEngine(_bundle(family, semantics), "fp32", "")
+    return NativeEngine(_bundle(family, semantics), precision, isa)
 
 
 def record(
