@@ -52,11 +52,16 @@ install: $(READY)  ## .venv with everything pinned in constraints.txt, and the n
 
 native: $(INSTALLED) build/native/.built  ## the native core of this checkout, after a change of C++ (incremental)
 
+# Where there is a ccache, what was compiled once isn't compiled again in another checkout.
+CCACHE := $(shell command -v ccache)
+export CCACHE_BASEDIR := $(CURDIR)
+export CCACHE_NOHASHDIR := true
+
 # cmake_native FOLDER OPTIONS...: configured and compiled there, strictly.
 define cmake_native
 	@command -v c++ g++ clang++ >/dev/null || { echo "error: no C++ compiler: install GCC 12 or Clang 16, or say STRIKEFORGE_WITHOUT_NATIVE=1"; exit 1; }
 	cmake -S serving/native -B $(1) -G Ninja --log-level=WARNING -DPython_EXECUTABLE="$$(command -v python)" \
-		-Dnanobind_DIR="$$(python -m nanobind --cmake_dir)" $(2) >/dev/null
+		-Dnanobind_DIR="$$(python -m nanobind --cmake_dir)" $(if $(CCACHE),-DCMAKE_CXX_COMPILER_LAUNCHER=$(CCACHE)) $(2) >/dev/null
 	cmake --build $(1)
 endef
 

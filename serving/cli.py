@@ -5,6 +5,11 @@
     strikeforge-host inspect  what is installed, verified, its golden vectors recomputed; a surface model
                               judges and completes a chain
     strikeforge-host info     versions, CPU, instruction sets, and which engines can run here
+    strikeforge-host run      the hot loop: ticks in, risk-checked orders out (docs/host-rules.md)
+    strikeforge-host feed     what writes the loop's tick ring: replay, multicast, packet; `run` starts it
+    strikeforge-host control  tell a running loop to kill, reduce, resume, reload its limits, stop
+    strikeforge-host top      a running loop, live in the terminal
+    strikeforge-host doctor   what of this machine slows a loop down, and, asked, what may be done about it
 
 Data in: a signed store, a folder of pulled releases, tables of quotes. Data out: that folder, text on stdout, one table
 file; errors as one message on stderr. Exit codes: 0, 2 for wrong usage, else those of serving/errors.py.
@@ -15,6 +20,7 @@ Invariant: a bundle is used only if a release names it and every byte of it was 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +32,14 @@ from serving.errors import run_command
 from serving.ledger import CHANNELS
 from serving.release import RELEASED_CHANNELS
 from serving.table_files import SUFFIXES
+
+HOST_COMMANDS = {  # module, its functions that add options and run, what it does
+    "run": ("serving.cli_run", "add_run", "run_host", "the hot loop: ticks in, risk-checked orders out"),
+    "feed": ("serving.cli_feed", "add_feed_options", "run_feed", "write a loop's tick ring (`run` starts it)"),
+    "control": ("serving.cli_control", "add_control", "run_control", "tell a running loop to kill, resume, stop..."),
+    "top": ("serving.cli_top", "add_top", "run_top", "a running loop, live in the terminal"),
+    "doctor": ("serving.cli_doctor", "add_doctor", "run_doctor", "what of this machine slows a loop down"),
+}
 
 
 def entry() -> None:
@@ -41,7 +55,7 @@ def entry() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Parse and run one command."""
-    parser = _parser()
+    parser = _parser(argv)
     arguments = parser.parse_args(argv)
     if arguments.command == "pull":
         from serving.pull import run_pull
@@ -55,10 +69,14 @@ def main(argv: Sequence[str]) -> int:
         from serving.cli_inspect import run_inspect
 
         return run_inspect(parser, arguments)
+    if arguments.command in HOST_COMMANDS:
+        module, _, run, _ = HOST_COMMANDS[arguments.command]
+        return int(getattr(importlib.import_module(module), run)(arguments))
     return run_info(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Of the commands around the loop only the one that was typed is imported, and has options."""
     parser = argparse.ArgumentParser(prog="strikeforge-host", description="Fair values of option chains on a host.")
     commands = parser.add_subparsers(dest="command", required=True)
     price = commands.add_parser("price", help="price every contract of a chain")
@@ -66,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_pull(commands.add_parser("pull", help="install a channel's signed release, verified, in a folder"))
     info = commands.add_parser("info", help="versions, CPU and engines of this host")
     info.add_argument("--json", action="store_true", help="the same as one JSON object")
+    for name, (module, add, _, text) in HOST_COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if name in argv[:1]:
+            getattr(importlib.import_module(module), add)(command)
     for command in (price, inspect):
         command.add_argument("--model", required=True, help="name of the model")
         command.add_argument("--channel", choices=CHANNELS, default="champion")

@@ -21,9 +21,11 @@ from serving.engine import (
     tolerance_of,
 )
 from serving.engine_pack import EnginePack
-from serving.errors import DataError, EngineError
+from serving.errors import BundleError, DataError, EngineError
+from serving.host.tick_features import TickSpec
+from serving.manifest import Manifest
 from serving.normal import Array
-from serving.pricing import feature_spec
+from serving.pricing import feature_spec, is_of_ticks
 from serving.problems import iso
 from serving.released import Released, aligned, demo_of, refuse_expired, resolve, write_lines
 from serving.surface import Quotes
@@ -49,7 +51,8 @@ def run_inspect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         if bundle.manifest.task == "surface":
             return _surface(arguments, released)
         if arguments.demo or arguments.chain:
-            raise DataError(f"{arguments.model} prices contracts and judges no surface: use strikeforge-host price")
+            use = "run" if is_of_ticks(bundle.manifest) else "price"
+            raise DataError(f"{arguments.model} prices contracts and judges no surface: use strikeforge-host {use}")
         _say_engine(arguments, released)
     return 0
 
@@ -67,13 +70,30 @@ def _contents(released: Released) -> list[str]:
 
 
 def _feature_lines(bundle: Bundle) -> list[str]:
-    spec, manifest = feature_spec(bundle), bundle.manifest
+    manifest = bundle.manifest
+    if is_of_ticks(manifest):
+        return _tick_lines(manifest)
+    spec = feature_spec(bundle)
     anchors = ", ".join(f"{anchor.tenor_days:g}d at moneyness {anchor.moneyness:g}" for anchor in spec.anchors)
     return [
         f"semantics {manifest.semantics}, window of {spec.window} steps, {len(manifest.members)} member(s)",
         f"anchors: {anchors or 'none'}",
         f"{len(spec.step_features)} step features: {', '.join(spec.step_features)}",
         f"{len(spec.contract_features)} contract features: {', '.join(spec.contract_features)}",
+    ]
+
+
+def _tick_lines(manifest: Manifest) -> list[str]:
+    try:
+        spec = TickSpec.from_json(dict(manifest.feature_spec))
+    except DataError as error:
+        raise BundleError(f"manifest.json: {error}") from error
+    return [
+        f"semantics {manifest.semantics}, window of {spec.window} steps of {spec.step_ns / 1e6:g} ms, "
+        f"{len(manifest.members)} member(s); reads ticks: strikeforge-host run answers with it",
+        f"{len(spec.step_features)} step features in {spec.padded_columns} columns: {', '.join(spec.step_features)}",
+        f"{len(spec.contract_features)} contract features in {spec.padded_contract_columns} columns: "
+        f"{', '.join(spec.contract_features)}",
     ]
 
 

@@ -17,7 +17,7 @@ from serving.cli_engine import opened
 from serving.engine import Engine
 from serving.errors import DataError, EngineError
 from serving.normal import Array
-from serving.pricing import PRICED, PricedChain, feature_spec, price_chain
+from serving.pricing import PRICED, PricedChain, feature_spec, price_chain, refuse_ticks
 from serving.problems import iso
 from serving.released import Released, aligned, demo_of, refuse_expired, resolve, write_lines
 from serving.table_files import SUFFIXES, has_known_suffix, write_table
@@ -48,6 +48,7 @@ def run_price(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
     with ExitStack() as stack:
         released = resolve(arguments, stack)
         refuse_expired(released)
+        refuse_ticks(released.bundle)
         engine = opened(arguments, released).engine  # refuses a bundle that prices nothing
         expected: Array | None = None
         if arguments.demo:

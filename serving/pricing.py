@@ -29,6 +29,7 @@ from serving.engine import Engine, EngineInfo, Floats
 from serving.errors import BundleError, DataError
 from serving.features import RV_HORIZONS, Contracts, ContractTable, FeatureSpec, Path, contract_table, market_step
 from serving.last_seen import Anchor, LastSeen, find_anchors, forward_deviation, last_seen
+from serving.manifest import Manifest
 from serving.normal import Array
 from serving.quotes import is_split
 from serving.surface import DAYS_PER_YEAR, Bools, ExpiryKey, Quotes, Texts, Times, build_surface
@@ -85,8 +86,23 @@ class PricedChain:
         return {status: int((self.status == status).sum()) for status in STATUSES}
 
 
+def is_of_ticks(manifest: Manifest) -> bool:
+    """Whether the net's steps are computed from ticks (serving/host/tick_features.py), by the loop of a host."""
+    return manifest.feature_spec.get("kind") == "tick"
+
+
+def refuse_ticks(bundle: Bundle) -> None:
+    """BundleError for a net that reads ticks: no chain of quotes gives its inputs."""
+    if is_of_ticks(bundle.manifest):
+        raise BundleError(
+            f"manifest.json: bundle {bundle.sha256} of {bundle.manifest.model} reads ticks (feature_spec kind 'tick'), "
+            "not snapshots of a chain: it answers in strikeforge-host run --config C"
+        )
+
+
 def feature_spec(bundle: Bundle) -> FeatureSpec:
     """The bundle's feature spec, checked to be usable by this code; BundleError otherwise."""
+    refuse_ticks(bundle)
     try:
         spec = FeatureSpec.from_json(dict(bundle.manifest.feature_spec))
     except DataError as error:

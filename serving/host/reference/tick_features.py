@@ -221,7 +221,7 @@ class TickFeatures:
             return 0.0
         mean = _total(volumes) / len(volumes)
         usual = mean + math.sqrt(_total((volume - mean) * (volume - mean) for volume in volumes) / len(volumes))
-        return (self._open.sums["volume"] - mean) / usual if usual > 0 else 0.0
+        return math.log((self._open.sums["volume"] + usual) / (mean + usual)) if usual > 0 else 0.0
 
     def _profile(self, mid: float) -> dict[str, float]:
         assert self._open is not None

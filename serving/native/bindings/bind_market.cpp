@@ -74,7 +74,7 @@ class TickStream {
             return Taken::nothing;
         }
         now_ns_ = std::max(now_ns_, record.header.event_ns);
-        const bool closes = features_.close_before(now_ns_, closed);
+        const bool closes = features_.close_before(record.header.event_ns, closed);
         book_.apply(record, now_ns_);
         features_.take(record, book_);
         return closes ? Taken::closing_event : Taken::event;
@@ -93,6 +93,15 @@ struct Batch {
     std::vector<std::int64_t> closed_start_ns, closed_by, open_record;
 };
 
+size_t events_in(const Words& records) {
+    size_t events = 0;
+    for (size_t place = 0; place < records.shape(0); ++place) {
+        const Record record = record_at(records, place);
+        events += record.header.instrument == 0 && Book::ends_event(record);
+    }
+    return events;
+}
+
 nb::dict tick_rows(const Words& records, std::int64_t step_ns, bool open_rows) {
     constexpr size_t columns = TickFeatures::count;
     Batch out;
@@ -100,6 +109,7 @@ nb::dict tick_rows(const Words& records, std::int64_t step_ns, bool open_rows) {
     {
         const nb::gil_scoped_release others_may_run;
         double closed[columns], open[columns];
+        if (open_rows) out.open.reserve(events_in(records) * columns);
         for (size_t place = 0; place < records.shape(0); ++place) {
             const std::int64_t start_ns = stream.features().step_start_ns();
             const double mid = stream.features().mid();
@@ -144,15 +154,6 @@ class BoundTickStream {
             closes += stream_.take(record_at(records, place), closed_row) == TickStream::Taken::closing_event;
         stream_.features().row(open_row);
         return closes;
-    }
-    // The same for one row at each record, as a loop asks for it; for timing.
-    void take_each(const Words& records, const Row& row) {
-        double closed_row[TickFeatures::count];
-        double* open_row = sized("row", row, TickFeatures::count);
-        for (size_t place = 0; place < records.shape(0); ++place) {
-            if (stream_.take(record_at(records, place), closed_row) != TickStream::Taken::nothing)
-                stream_.features().row(open_row);
-        }
     }
     void reset() { stream_ = TickStream(step_ns_); }
     bool started() const { return stream_.features().started(); }
@@ -236,7 +237,6 @@ void bind_market(nb::module_& module) {
         .def(nb::init<std::int64_t>(), nb::arg("step_ns"))
         .def("take", &BoundTickStream::take, nb::arg("records").noconvert(), nb::arg("closed").noconvert(),
              nb::arg("row").noconvert())
-        .def("take_each", &BoundTickStream::take_each, nb::arg("records").noconvert(), nb::arg("row").noconvert())
         .def("reset", &BoundTickStream::reset)
         .def_prop_ro("started", &BoundTickStream::started)
         .def_prop_ro("step_start_ns", &BoundTickStream::step_start_ns)

@@ -40,16 +40,19 @@ bool Arbiter::follows(const Frame& frame) {
     return true;
 }
 
-// A frame far ahead is a defect or an attack and would throw all between away; several in a row that go on from one
-// another are a sender that we lost for long.
+// A frame far ahead is a defect or an attack and would throw all between away; several in a row with records, that go
+// on from one another, are a sender that we lost for long.
 bool Arbiter::jumps(const Frame& frame) {
     const std::uint64_t end = frame.first + frame.count;
     if (frame.first <= std::max(known_, next_) + options_.jump_records) return false;
-    ++counts_.jumped;
-    if (frame.count != 0 && end == far_next_) return true;  // the other line's copy
-    far_frames_ = frame.first == far_next_ ? far_frames_ + 1 : 1;
-    far_next_ = end;
-    if (far_frames_ < options_.jump_frames) return true;
+    if (frame.count != 0 && end != far_next_) {  // else it tells nothing, or is the other line's copy
+        far_frames_ = frame.first == far_next_ ? far_frames_ + 1 : 1;
+        far_next_ = end;
+    }
+    if (far_frames_ < options_.jump_frames) {
+        ++counts_.jumped;
+        return true;
+    }
     far_frames_ = 0;
     known_ = frame.first;
     give_up(frame.first);
@@ -57,31 +60,35 @@ bool Arbiter::jumps(const Frame& frame) {
 }
 
 void Arbiter::frame(const Frame& frame, std::int64_t arrival_ns, std::int64_t now_ns) {
+    now_ns_ = now_ns;
     if (!follows(frame) || jumps(frame)) return;
-    known_ = std::max(known_, frame.first + frame.count);
+    known_ = std::max(known_, frame.first);
     if (frame.ends) end_ = std::max(end_, frame.first);
-    for (size_t at = 0; at < frame.count; ++at) {
-        const std::uint64_t number = frame.first + at;
+    for (std::uint64_t number = frame.first; number < frame.first + frame.count; ++number) {
         if (number >= next_ + options_.capacity) give_up(number - options_.capacity + 1);
-        if (!store(number, arrived(frame.record(at), arrival_ns))) count_behind(number);
+        if (!store(number, arrived(frame.record(number - frame.first), arrival_ns))) count_behind(number);
+        known_ = std::max(known_, number + 1);
     }
-    examine(now_ns);
+    examine(false);
 }
 
 void Arbiter::recovered(std::uint64_t session, std::uint64_t number, const Record& record, std::int64_t now_ns) {
+    now_ns_ = now_ns;
     if (session != session_ || number < next_ || number >= gap_end_ || number >= next_ + options_.capacity) return;
     if (store(number, arrived(record, now_ns))) ++counts_.recovered;
-    examine(now_ns);
+    examine(false);
 }
 
 void Arbiter::unavailable(const MissingRange& range, std::int64_t now_ns) {
+    now_ns_ = now_ns;
     if (range.session != session_ || range.first > next_ || range.first + range.count <= next_) return;
     give_up(std::min(range.first + range.count, gap_end_));
-    examine(now_ns);
+    examine(false);
 }
 
 void Arbiter::tick(std::int64_t now_ns) {
-    if (session_ != 0) examine(now_ns);
+    now_ns_ = now_ns;
+    if (session_ != 0) examine(true);
 }
 
 void Arbiter::finish() {
@@ -125,34 +132,27 @@ void Arbiter::drain() {
     }
 }
 
-// The stream goes on at `end` at the latest: what is there leaves, what isn't is lost.
+// The stream goes on at `end` (at most known_): what is there until then leaves, what isn't is lost.
 void Arbiter::give_up(std::uint64_t end) {
-    bool in_hole = false;
     while (next_ < end) {
-        const std::uint64_t slot = next_ & (options_.capacity - 1);
-        if (there_[slot] != 0) {
-            there_[slot] = 0;
-            deliver(slots_[slot]);
-            in_hole = false;
-            continue;
-        }
-        const bool declared = next_ < gap_end_;
-        // Held records lie within `capacity` of next_: behind that everything is missing.
-        const std::uint64_t held_end = std::min(end, hole_end());
-        const std::uint64_t hole_stop = declared ? std::min(held_end, gap_end_) : held_end;
-        if (!declared) {
-            counts_.gaps += in_hole ? 0 : 1;
-            counts_.gap_records += hole_stop - next_;
-        }
-        counts_.lost += hole_stop - next_;
-        lost_[lost_at_++ % remembered] = {next_, hole_stop};
-        next_ = hole_stop;
-        in_hole = true;
+        drain();
+        if (next_ >= end) break;
+        if (next_ >= gap_end_) declare();
+        const std::uint64_t begin = next_;
+        const std::uint64_t held_end = std::min(end, begin + options_.capacity);  // beyond, nothing is there
+        while (next_ < held_end && there_[next_ & (options_.capacity - 1)] == 0) ++next_;
+        if (next_ == begin + options_.capacity) next_ = end;
+        counts_.lost += next_ - begin;
+        Range& latest = lost_[lost_at_ % remembered];
+        if (latest.end == begin)
+            latest.end = next_;
+        else
+            lost_[++lost_at_ % remembered] = {begin, next_};
     }
     drain();
 }
 
-// The first number at or behind next_ that is there, or what is known to come.
+// The first number behind next_ that is there; where none is, that of what is known to come.
 std::uint64_t Arbiter::hole_end() const {
     const std::uint64_t last = std::min(known_, next_ + options_.capacity);
     for (std::uint64_t number = next_; number < last; ++number)
@@ -160,21 +160,27 @@ std::uint64_t Arbiter::hole_end() const {
     return known_;
 }
 
-void Arbiter::examine(std::int64_t now_ns) {
+void Arbiter::declare() {
+    gap_end_ = hole_end();
+    ++counts_.gaps;
+    counts_.gap_records += gap_end_ - next_;
+    deadline_ns_ = now_ns_ + options_.recovery_ns;
+    asked_ = options_.recovery_ns > 0;
+}
+
+// Declares a hole whose time has come, and gives up one whose recovery took too long.
+void Arbiter::examine(bool timed) {
     while (next_ < known_) {
-        if (next_ >= gap_end_) {  // not declared yet
+        if (next_ >= gap_end_) {
             if (hole_ != next_) {
                 hole_ = next_;
-                hole_since_ns_ = now_ns;
+                hole_since_ns_ = now_ns_;
             }
-            if (known_ - next_ <= options_.reorder_records && now_ns - hole_since_ns_ < options_.reorder_ns) return;
-            gap_end_ = hole_end();
-            ++counts_.gaps;
-            counts_.gap_records += gap_end_ - next_;
-            deadline_ns_ = now_ns + options_.recovery_ns;
-            asked_ = options_.recovery_ns > 0;
+            const bool overdue = timed && now_ns_ - hole_since_ns_ >= options_.reorder_ns;
+            if (known_ - next_ <= options_.reorder_records && !overdue) return;
+            declare();
         }
-        if (now_ns < deadline_ns_) return;
+        if (options_.recovery_ns > 0 && !(timed && now_ns_ >= deadline_ns_)) return;
         give_up(gap_end_);
     }
 }

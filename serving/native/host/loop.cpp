@@ -223,7 +223,7 @@ void Loop::submit(const Intent& intent) {
     if (halted || gate_.state() != State::halted || gate_.why() != Reason::kill_switch) return;
     const std::uint32_t asked_by = board_->kill.exchange(0, std::memory_order_acq_rel);
     const double source = replayed ? replayed_kill_ : asked_by;
-    discard_resumes();
+    killed_within_event_ = true;
     ++counts_.controls;
     tell(SignalCode::control_acted, 0, static_cast<double>(ControlCode::kill), source,
          static_cast<double>(counts_.market_records - 1), static_cast<double>(asked_));
@@ -231,6 +231,10 @@ void Loop::submit(const Intent& intent) {
 
 // Before every record: what was asked from outside.
 void Loop::look_outside() {
+    if (killed_within_event_) {
+        killed_within_event_ = false;
+        discard_resumes();
+    }
     if (board_->kill.load(std::memory_order_acquire)) {
         const double source = board_->kill.exchange(0, std::memory_order_acq_rel);
         discard_resumes();

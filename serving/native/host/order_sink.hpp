@@ -17,6 +17,8 @@ namespace strikeforge {
 
 class ClearedOrder {
   public:
+    ClearedOrder(const ClearedOrder&) = delete;  // nobody keeps one to let it leave again
+    ClearedOrder& operator=(const ClearedOrder&) = delete;
     const Record& record() const { return record_; }
 
   private:

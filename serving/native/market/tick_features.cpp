@@ -133,7 +133,7 @@ void TickFeatures::close() {
         squares += off * off;
     }
     usual_volume_ = mean;
-    usual_and_deviation_ = mean + std::sqrt(squares / static_cast<double>(known));
+    volume_deviation_ = std::sqrt(squares / static_cast<double>(known));
 
     const double move = best_.mid * std::sqrt(over_64_.sums.squared_return);
     profile_.begin(best_.mid, std::max(best_.ask - best_.bid, 0.25 * move));
@@ -241,7 +241,8 @@ void TickFeatures::row(double* out) const {
     *out++ = profile.skew;
     *out++ = (profile.control_price - mid) / mid;
     *out++ = profile.control_share;
-    *out++ = usual_and_deviation_ > 0 ? (open_.volume - usual_volume_) / usual_and_deviation_ : 0;
+    const double usual = usual_volume_ + volume_deviation_;
+    *out++ = usual > 0 ? std::log((open_.volume + usual) / (usual_volume_ + usual)) : 0;
     const double rate_8 = sums[1].volume / span[1], rate_64 = all.volume / span[2];
     *out++ = rate_8 > 0 ? rate_8 / (rate_8 + rate_64) : 0;
     for (size_t place = 0; place < 3; ++place) *out++ = std::log(1 + sums[place].trades / span[place]);

@@ -73,8 +73,8 @@ class TickFeatures {
     double first_mid_ = 0;
     // Made anew when a step closes.
     Horizon over_8_ = {}, over_64_ = {};
-    double base_[5] = {};                                // mids before the horizons of momentum
-    double usual_volume_ = 0, usual_and_deviation_ = 0;  // of a closed step: mean, and mean plus standard deviation
+    double base_[5] = {};                             // mids before the horizons of momentum
+    double usual_volume_ = 0, volume_deviation_ = 0;  // of a closed step: mean, standard deviation
     VolumeProfile profile_;
     // Of the open step.
     Sums open_;

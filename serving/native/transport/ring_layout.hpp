@@ -46,6 +46,7 @@ struct Header {
     // Changes when writers come and go.
     alignas(cache_line) Word writers;
     std::atomic<std::int64_t> writer_process;
+    std::atomic<std::uint32_t> writer_reached;  // by barrier_everywhere (shared_memory.hpp)
     // Set by readers, looked at by the writer after every record.
     alignas(cache_line) std::atomic<std::uint32_t> asleep;  // somebody sleeps until a record comes
     std::atomic<std::uint32_t> joined;                      // a lossless reader came

@@ -183,12 +183,6 @@ bool SharedFile::lock(off_t byte) {
     refuse_errno(path_, "can't be locked", errno);
 }
 
-void SharedFile::wait_and_lock(off_t byte) {
-    struct flock wanted = one_byte(F_WRLCK, byte);
-    while (::fcntl(descriptor_, F_OFD_SETLKW, &wanted) != 0)
-        if (errno != EINTR) refuse_errno(path_, "can't be locked", errno);
-}
-
 void SharedFile::unlock(off_t byte) {
     struct flock wanted = one_byte(F_UNLCK, byte);
     if (::fcntl(descriptor_, F_OFD_SETLK, &wanted) != 0) refuse_errno(path_, "can't be unlocked", errno);
@@ -214,8 +208,8 @@ void wake_all(std::atomic<std::uint32_t>& word) {
     ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
-void be_reached_by_barriers() {
-    ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0);  // where it lacks: see below
+bool be_reached_by_barriers() {
+    return ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
 }
 
 bool barrier_everywhere() {

@@ -40,7 +40,6 @@ class SharedFile {
     std::byte* map(size_t bytes);               // all of it, every page present
 
     bool lock(off_t byte);  // false if somebody else has it
-    void wait_and_lock(off_t byte);
     void unlock(off_t byte);
     bool locked_by_another(off_t byte) const;
 
@@ -63,9 +62,10 @@ void wake_all(std::atomic<std::uint32_t>& word);
 // A barrier with one cheap side. `be_reached_by_barriers`: once, in the process with the cheap side, which then needs
 // nothing but program order. `barrier_everywhere`: what this thread stored before it is seen by whatever such a
 // process does after it, and the other way round; false where the system has no such barrier (membarrier).
-void be_reached_by_barriers();
+bool be_reached_by_barriers();
 bool barrier_everywhere();
 
 std::int64_t monotonic_ns();
+inline constexpr std::int64_t longest_us = 1'000'000'000'000;  // longer times to wait are taken as this
 
 }  // namespace strikeforge

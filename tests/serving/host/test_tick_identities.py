@@ -103,7 +103,7 @@ def test_limits(rows: list[Row]) -> None:
         within(prefix, 0.0, 1.0)
     for prefix in ("spread", "realised", "trade_intensity", "quote_intensity", "trade_age", "skipped"):
         within(prefix, 0.0 if prefix != "spread" else -math.inf, math.inf)
-    within("volume_spike", -1.0, math.inf)
+    within("volume_spike", -math.log(2), math.inf)
     within("elapsed", 0.0, 1.0 - 1.0 / STEP_NS)
     assert (found[:, COLUMN["spread"]] > 0).all()
     half = 0.5 * found[:, COLUMN["spread"]]
@@ -277,7 +277,7 @@ def test_a_steady_market() -> None:
 
 def test_a_burst_of_volume_is_a_spike() -> None:
     found = last([*steady(20), trade(19 * STEP_NS + 300, 100.0, 9.0)])
-    assert found["volume_spike"] == 9.0  # ten where one is usual, without deviation
+    assert found["volume_spike"] == math.log(11 / 2)  # ten where one is usual, without deviation
     assert found["volume_share_8"] == pytest.approx((17 / 8) / (17 / 8 + 29 / 20))
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-RECORD = np.dtype(
-    [("event_ns", "<i8"), ("sequence", "<u4"), ("instrument", "<u2"), ("kind", "u1"), ("flags", "u1"),
-     ("values", "<f8", 5)]
-)  # fmt: skip
+from tests.serving.native.built import built_core
+
+built_core()
+from serving.host.records import RECORD  # noqa: E402  (its types are the built core's)
+
 TRADE, QUOTE, LEVEL, HEARTBEAT = 1, 2, 3, 4
 BID, ASK, FIRST, LAST = 1, 2, 4, 8
 BUYER, SELLER = 1, 2

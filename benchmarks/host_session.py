@@ -1,0 +1,125 @@
+"""Sessions of `strikeforge-host run` itself, for `make bench-host`: a real process, a real feed, real ticks.
+
+In: a vendor's tick files. Out: a `Session`: what left (orders, fills, signals), every hop's histogram, what the command
+said. Rings are made beforehand and read afterwards, so nothing but the feed and the loop runs meanwhile: the feed's
+process on one core, the loop's thread on another. Invariant: a session in which the loop lost a record, or that ended
+otherwise than because its feed did, is a HostError.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.host_bundle import STEP_NS, HostFiles, make_host
+from serving.engines.native import NativeEngine
+from serving.errors import HostError
+from serving.feeds.layouts import read_tape
+from serving.feeds.tape import Heartbeats, Tape
+from serving.host.board import open_board
+from serving.host.config import read_config
+from serving.host.config_types import HostConfig
+from serving.host.limits import read_limits
+from serving.host.records import Records
+from serving.host.reference.contracts import Quoted
+from serving.host.reference.loop import ReferenceLoop
+from serving.host.ring import RingReader, RingWriter
+
+FEED_CORE, LOOP_CORE = 0, 1
+RING_RECORDS = 1 << 19  # what leaves in a session has room
+READER = "bench"
+ENTRY = "from serving.cli import entry; entry()"  # strikeforge-host of this checkout
+LONGEST_S = 600
+
+
+@dataclass(frozen=True)
+class Session:
+    """`board`: everything that serving/host/board.py reads, `hops` among it."""
+
+    orders: Records
+    fills: Records
+    signals: Records
+    board: dict[str, Any]
+    said: str
+
+
+@dataclass(frozen=True)
+class Quoter:
+    """Of the fixed width, as the reference takes it."""
+
+    half_width_money: float
+    quantity: float
+    requote_money: float
+    skew_money_per_unit: float
+    tick_money: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A host made of a tape."""
+
+    host: HostFiles
+    config: HostConfig
+    tape: Tape
+    precision: str
+
+
+def prepare(folder: Path, directory: Path, layout: str, files: list[Path], pace: str, precision: str) -> Bench:
+    """Bundle, release, chain, limits, configuration; `pace` as TOML."""
+    tape = read_tape(layout, files, Heartbeats(STEP_NS))
+    named = ", ".join(f'"{file.absolute()}"' for file in files)
+    feed = f'kind = "replay"\nlayout = "{layout}"\nfiles = [{named}]\npace = {pace}\ncore = {FEED_CORE}'
+    host = make_host(folder, tape.records, precision, feed=feed, directory=directory)
+    with host.config.open("a", encoding="utf-8") as file:
+        file.write(f"core = {LOOP_CORE}\nhousekeeping_cores = [{FEED_CORE}]\nring_records = {RING_RECORDS}\n")
+    return Bench(host, read_config(host.config), tape, precision)
+
+
+def run(bench: Bench) -> Session:
+    """One session from an empty directory, which is removed afterwards."""
+    config = bench.config
+    shutil.rmtree(config.directory, ignore_errors=True)
+    config.directory.mkdir(mode=0o700, parents=True)
+    rings = (config.order_ring, config.fill_ring, config.signal_ring)
+    try:
+        for ring in rings:
+            RingWriter(ring, RING_RECORDS).close()
+            RingReader(ring, READER).close()  # its place: the first record
+        command = [sys.executable, "-c", ENTRY, "run", "--config", str(bench.host.config)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False)
+        if done.returncode:
+            raise HostError(f"strikeforge-host run ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        board = open_board(config.board).read()
+        if board["lost"] or board["gaps"]:
+            raise HostError(f"the loop lost {board['lost']} records, {board['gaps']} gaps: {done.stdout}")
+        return Session(*(_all_of(ring) for ring in rings), board, done.stdout)
+    finally:
+        shutil.rmtree(config.directory, ignore_errors=True)
+
+
+def _all_of(ring: Path) -> Records:
+    with RingReader(ring, READER) as reader:
+        records = reader.read(reader.behind)
+        if reader.lost:
+            raise HostError(f"{ring}: {reader.lost} records didn't fit: give the rings more than {RING_RECORDS}")
+        return records
+
+
+def reference(bench: Bench, engine: NativeEngine, *, without: tuple[str, ...] = ()) -> ReferenceLoop:
+    """The slow reference of the same host."""
+    from serving.host.contracts import read_contracts
+
+    config, strategy = bench.config, bench.config.strategy
+    limits = read_limits(config.risk.limits, config.risk.public_key)
+    chain = read_contracts(config.chain.file, config.chain.reference_price, quoted=config.chain.quoted)
+    columns = (chain.strike, chain.tau_years, chain.carry, chain.discount, chain.right, chain.last_volatility)
+    quoted = [Quoted(*row) for row in zip(*(column[: chain.quoted].tolist() for column in columns), strict=True)]
+    options = Quoter(
+        strategy.half_width_money, strategy.quantity, strategy.requote_money, strategy.skew_money_per_unit,
+        limits.tick_money,
+    )  # fmt: skip
+    return ReferenceLoop(engine, bench.host.spec, quoted, chain.reference_spot, limits, options, without=without)
