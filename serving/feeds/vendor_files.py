@@ -185,7 +185,7 @@ def _of_arrow(arrow: Any, file: str, name: str, kind: ColumnKind, column: Any, p
     stored = column.type.value_type if types.is_dictionary(column.type) else column.type
     is_text = types.is_string(stored) or types.is_large_string(stored) or types.is_string_view(stored)
     fits = {
-        "whole": types.is_integer(stored),
+        "whole": types.is_integer(stored) or types.is_boolean(stored),
         "number": types.is_integer(stored) or types.is_floating(stored) or types.is_decimal(stored),
         "text": is_text or types.is_integer(stored) or types.is_date32(stored),
     }
