@@ -10,6 +10,7 @@ namespace strikeforge {
 namespace {
 
 constexpr std::int64_t publish_every_ns = 10'000'000, sleep_us = 500;
+constexpr std::int64_t close_readings_ns = 2'000;
 constexpr std::int64_t oldest_stamp_ns = 60'000'000'000;   // older: the wall clock was set
 constexpr std::int64_t session_ahead_ns = 60'000'000'000;  // a sender whose clock is further ahead isn't believed
 constexpr const char* problem_names[] = {
@@ -36,9 +37,7 @@ void Receiver::run(RecordSink& sink) {
     arbiter_ = std::make_unique<Arbiter>(arbiter_options_, sink);
     std::int64_t published_ns = 0;
     while (!stop_.load(std::memory_order_relaxed) && !(options_.until_end && arbiter_->ended())) {
-        const std::int64_t real_ns = clock_ns(CLOCK_REALTIME);
-        real_to_monotonic_ns_ = monotonic_ns() - real_ns;
-        latest_session_ = real_ns + session_ahead_ns;
+        compare_clocks();
         const DatagramSource::Received got = source_->receive(*this);
         const std::int64_t now_ns = monotonic_ns();
         if (answered_.load(std::memory_order_acquire)) take_answers(now_ns);
@@ -66,6 +65,20 @@ void Receiver::run(RecordSink& sink) {
     done_.store(true);
     const std::lock_guard lock(mutex_);
     asked_.notify_all();
+}
+
+// Both clocks are read anew for each batch, since the wall clock may be set; readings that something came between tell
+// nothing.
+void Receiver::compare_clocks() {
+    for (int tries = 0; tries < 4; ++tries) {
+        const std::int64_t before_ns = monotonic_ns();
+        const std::int64_t real_ns = clock_ns(CLOCK_REALTIME);
+        const std::int64_t after_ns = monotonic_ns();
+        if (after_ns - before_ns > close_readings_ns && tries < 3) continue;
+        real_to_monotonic_ns_ = before_ns - real_ns;
+        latest_session_ = real_ns + session_ahead_ns;
+        return;
+    }
 }
 
 void Receiver::stop() {

@@ -57,6 +57,7 @@ class Receiver final : DatagramHandler {
     void on_datagram(const Datagram& datagram) override;
     void take_answers(std::int64_t now_ns);
     void publish();
+    void compare_clocks();
 
     std::unique_ptr<DatagramSource> source_;
     ArbiterOptions arbiter_options_;
