@@ -81,14 +81,19 @@ class Supervisor:
         It was opened before: the native core counts allocations from the loop's start on.
         """
         ended: Ended | None = None
-        expired = False
-        idle_s, records, changed = self._config.loop.idle_exit_s, -1, time.monotonic()
+        expired = silent = False
+        idle_s, silence_s = self._config.loop.idle_exit_s, self._config.feed.silence_s
+        records, changed = -1, time.monotonic()
         number = self._loop.board.number  # not the whole board each time: its histograms would fill the caches
         while not self._done.wait(TICK_S):
             self._tell_state()
             now = time.monotonic()
             if number("records") != records:
-                records, changed = int(number("records")), now
+                records, changed, silent = int(number("records")), now, False
+            if silence_s is not None and not silent and records > 0 and now - changed >= silence_s:
+                silent = True  # event time stands still, so nothing that the loop itself decides would cancel them
+                self._log.say("the feed is silent: all working orders are cancelled", {"silence_s": silence_s})
+                self._loop.ask(ControlCode.CANCEL_ALL)
             if self._expires is not None and not expired and datetime.now(UTC) >= self._expires:
                 expired = True
                 self._log.say("the model's release has expired: every new order is refused from now on")
