@@ -71,7 +71,7 @@ class Supervisor:
             if self._done.wait(0.001):
                 break
             if time.monotonic() > deadline:
-                self.stop("it didn't start")
+                self.close()
                 raise HostError(f"the loop's thread didn't begin within {START_S:g} s; is its core free?")
         self._raise_failure()
 
@@ -121,15 +121,14 @@ class Supervisor:
         return ended or Ended(self._stopped_by or "a signal asked for it")
 
     def stop(self, why: str) -> None:
-        """End the loop; everything that works is cancelled."""
+        """Ask the loop to end; everything that works is cancelled."""
         self._stopped_by = self._stopped_by or why
         self._loop.stop()
-        if self._thread.is_alive():
-            self._thread.join(TICK_S)
 
-    @property
-    def runs(self) -> bool:
-        return self._thread.is_alive()
+    def close(self) -> None:
+        """Whatever happened, the loop's thread has ended: nothing that it uses is taken away before."""
+        self.stop("the run failed")
+        self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -177,6 +176,5 @@ class Supervisor:
         return told | {"profit": status.gauges["profit"]} | dict(status.counters)
 
     def _stop_asked(self, _: float) -> Mapping[str, Any]:
-        self._stopped_by = self._stopped_by or "the control socket asked for it"
-        self._loop.stop()
+        self.stop("the control socket asked for it")
         return {"told": "stop"}

@@ -410,7 +410,7 @@ def test_a_release_that_expires_meanwhile_stops_new_orders(host: RunHost) -> Non
             host.tick(ticks(200, first=100))
             assert host.status().refused_by["model_guard"] > 0
         finally:
-            supervisor.stop("the test is done")
+            supervisor.close()
             watching.join()
     assert sum("expired" in line["event"] for line in host.log()) == 1
 
