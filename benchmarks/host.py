@@ -197,7 +197,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="strikeforge-host-") as scratch:
         folder = Path(scratch)
         directory = Path("/dev/shm") / folder.name
-        bench = prepare(folder, directory, "binance", files, f"{{events_per_second = {given.rate}}}", given.precision)
+        bench = prepare(folder, directory, "binance_l2", files, f"{{events_per_second = {given.rate}}}", given.precision)
         sessions, idle = [], []
         for repeat in range(given.repeats):
             sessions.append(run(bench))

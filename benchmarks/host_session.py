@@ -32,6 +32,7 @@ from serving.host.ring import RingReader, RingWriter
 FEED_CORE, LOOP_CORE = 0, 1
 RING_RECORDS = 1 << 19  # what leaves in a session has room
 READER = "bench"
+ENTRY = "from serving.cli import entry; entry()"  # strikeforge-host of this checkout
 LONGEST_S = 600
 
 
@@ -88,7 +89,7 @@ def run(bench: Bench) -> Session:
         for ring in rings:
             RingWriter(ring, RING_RECORDS).close()
             RingReader(ring, READER).close()  # its place: the first record
-        command = [sys.executable, "-m", "serving.cli", "run", "--config", str(bench.host.config)]
+        command = [sys.executable, "-c", ENTRY, "run", "--config", str(bench.host.config)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False)
         if done.returncode:
             raise HostError(f"strikeforge-host run ended with {done.returncode}:\n{done.stdout}{done.stderr}")

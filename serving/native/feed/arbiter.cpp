@@ -40,16 +40,19 @@ bool Arbiter::follows(const Frame& frame) {
     return true;
 }
 
-// A frame far ahead is a defect or an attack and would throw all between away; several in a row that go on from one
-// another are a sender that we lost for long.
+// A frame far ahead is a defect or an attack and would throw all between away; several in a row with records, that go
+// on from one another, are a sender that we lost for long.
 bool Arbiter::jumps(const Frame& frame) {
     const std::uint64_t end = frame.first + frame.count;
     if (frame.first <= std::max(known_, next_) + options_.jump_records) return false;
-    ++counts_.jumped;
-    if (frame.count != 0 && end == far_next_) return true;  // the other line's copy
-    far_frames_ = frame.first == far_next_ ? far_frames_ + 1 : 1;
-    far_next_ = end;
-    if (far_frames_ < options_.jump_frames) return true;
+    if (frame.count != 0 && end != far_next_) {  // else it tells nothing, or is the other line's copy
+        far_frames_ = frame.first == far_next_ ? far_frames_ + 1 : 1;
+        far_next_ = end;
+    }
+    if (far_frames_ < options_.jump_frames) {
+        ++counts_.jumped;
+        return true;
+    }
     far_frames_ = 0;
     known_ = frame.first;
     give_up(frame.first);
@@ -66,26 +69,26 @@ void Arbiter::frame(const Frame& frame, std::int64_t arrival_ns, std::int64_t no
         if (!store(number, arrived(frame.record(number - frame.first), arrival_ns))) count_behind(number);
         known_ = std::max(known_, number + 1);
     }
-    examine();
+    examine(false);
 }
 
 void Arbiter::recovered(std::uint64_t session, std::uint64_t number, const Record& record, std::int64_t now_ns) {
     now_ns_ = now_ns;
     if (session != session_ || number < next_ || number >= gap_end_ || number >= next_ + options_.capacity) return;
     if (store(number, arrived(record, now_ns))) ++counts_.recovered;
-    examine();
+    examine(false);
 }
 
 void Arbiter::unavailable(const MissingRange& range, std::int64_t now_ns) {
     now_ns_ = now_ns;
     if (range.session != session_ || range.first > next_ || range.first + range.count <= next_) return;
     give_up(std::min(range.first + range.count, gap_end_));
-    examine();
+    examine(false);
 }
 
 void Arbiter::tick(std::int64_t now_ns) {
     now_ns_ = now_ns;
-    if (session_ != 0) examine();
+    if (session_ != 0) examine(true);
 }
 
 void Arbiter::finish() {
@@ -166,17 +169,18 @@ void Arbiter::declare() {
 }
 
 // Declares a hole whose time has come, and gives up one whose recovery took too long.
-void Arbiter::examine() {
+void Arbiter::examine(bool timed) {
     while (next_ < known_) {
         if (next_ >= gap_end_) {
             if (hole_ != next_) {
                 hole_ = next_;
                 hole_since_ns_ = now_ns_;
             }
-            if (known_ - next_ <= options_.reorder_records && now_ns_ - hole_since_ns_ < options_.reorder_ns) return;
+            const bool overdue = timed && now_ns_ - hole_since_ns_ >= options_.reorder_ns;
+            if (known_ - next_ <= options_.reorder_records && !overdue) return;
             declare();
         }
-        if (now_ns_ < deadline_ns_) return;
+        if (options_.recovery_ns > 0 && !(timed && now_ns_ >= deadline_ns_)) return;
         give_up(gap_end_);
     }
 }

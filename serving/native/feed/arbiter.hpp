@@ -16,7 +16,7 @@ namespace strikeforge {
 
 struct ArbiterOptions {
     std::uint64_t capacity = 1 << 16;      // records held at most behind a hole; a power of two
-    std::uint64_t reorder_records = 8192;  // more than one block of a packet ring holds
+    std::uint64_t reorder_records = 8192;
     std::int64_t reorder_ns = 2'000'000;
     std::int64_t recovery_ns = 0;          // 0: nobody to ask
     std::uint64_t jump_records = 1 << 20;  // a frame that far ahead is a defect, unless
@@ -47,7 +47,9 @@ class Arbiter {
     // Answers of the recovery server: records, and what it no longer has. Anything not asked for is ignored.
     void recovered(std::uint64_t session, std::uint64_t number, const Record& record, std::int64_t now_ns);
     void unavailable(const MissingRange& range, std::int64_t now_ns);
-    void tick(std::int64_t now_ns);   // what waited long enough; call at least as often as waits are to be exact
+    // What waited long enough: only here time counts, so that a reader who was away for a while first takes what lies
+    // ready on the other line. Call it when nothing does.
+    void tick(std::int64_t now_ns);
     bool request(MissingRange& out);  // what to ask for, once for each gap
     void finish();                    // gives up what is still waited for
     bool ended() const { return end_ != 0 && next_ >= end_; }  // the session was ended and all of it left or lost
@@ -62,7 +64,7 @@ class Arbiter {
     void drain();
     void give_up(std::uint64_t end);
     void declare();
-    void examine();
+    void examine(bool timed);
     std::uint64_t hole_end() const;
     void count_behind(std::uint64_t number);
 

@@ -30,7 +30,7 @@ class DatagramHandler {
 
 struct SourceCounts {
     std::uint64_t datagrams = 0;
-    std::uint64_t truncated = 0;       // longer than any frame of ours: dropped
+    std::uint64_t too_long = 0;        // longer than any frame of ours: dropped
     std::uint64_t foreign = 0;         // packets that aren't whole UDP datagrams of the line's group and port
     std::uint64_t kernel_dropped = 0;  // by the kernel, because nobody read in time
 };
@@ -38,8 +38,12 @@ struct SourceCounts {
 class DatagramSource {
   public:
     virtual ~DatagramSource() = default;
-    // Hands out what is there, up to a batch of each line; how many. Never waits, allocates nothing.
-    virtual size_t receive(DatagramHandler& handler) = 0;
+    struct Received {
+        size_t datagrams;
+        bool all;  // nothing was left on any line
+    };
+    // Hands out what is there, up to a batch of each line. Never waits, allocates nothing.
+    virtual Received receive(DatagramHandler& handler) = 0;
     virtual void wait(std::int64_t timeout_us) = 0;  // until there may be something
     virtual SourceCounts counts() = 0;
 };

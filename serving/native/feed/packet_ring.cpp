@@ -1,6 +1,6 @@
-// Lines read from rings of packets (AF_PACKET, TPACKET_V3) that the kernel fills and this process reads in place: no
-// system call and no copy for a packet, past the UDP stack. The kernel hands over whole blocks, a part-filled one after
-// a millisecond (the least it takes): a line with little traffic is that much later than through a socket.
+// Lines read from rings of packets (AF_PACKET, TPACKET_V2) that the kernel fills and this process reads in place: no
+// system call and no copy for a packet, past the UDP stack. Version 2 hands over each packet as it comes; version 3
+// hands over blocks, a part-filled one at a tick of the kernel's timer: milliseconds later, and the two lines apart.
 //
 // A filter in the kernel passes the line's UDP datagrams alone; what it passed is checked again here, since nobody else
 // has looked at it. Fragments are left out; checksums aren't computed (cards do, and drop).
@@ -19,7 +19,8 @@ namespace strikeforge {
 
 namespace {
 
-constexpr unsigned block_bytes = 1u << 17, frame_slot_bytes = 2048, retire_ms = 1;
+constexpr unsigned block_bytes = 1u << 17, slot_bytes = 2048, batch = 32;
+static_assert(most_frame_bytes + 256 < slot_bytes);  // with the kernel's header and those of IP and UDP
 constexpr size_t udp_header_bytes = 8;
 
 std::uint16_t big16(const std::uint8_t* data) {
@@ -35,6 +36,7 @@ class PacketLine {
         : group_(ntohl(group_of(line).s_addr)),
           port_(line.port),
           blocks_(std::max(4u, static_cast<unsigned>(receive_buffer_bytes) / block_bytes)),
+          slots_(blocks_ * (block_bytes / slot_bytes)),
           membership_(joined(line)),
           socket_(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {
         if (line.interface.empty()) refuse_line(line, "a packet ring needs the interface's name");
@@ -45,15 +47,14 @@ class PacketLine {
                         "or use kind = \"multicast\"");
         if (socket_.number() < 0) refuse_line_errno(line, "this system has no packet sockets (AF_PACKET)");
         attach_filter(line);
-        const int version = TPACKET_V3;
+        const int version = TPACKET_V2;
         if (setsockopt(socket_.number(), SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0)
-            refuse_line_errno(line, "this kernel has no TPACKET_V3");
-        tpacket_req3 request{};
+            refuse_line_errno(line, "this kernel has no TPACKET_V2");
+        tpacket_req request{};
         request.tp_block_size = block_bytes;
         request.tp_block_nr = blocks_;
-        request.tp_frame_size = frame_slot_bytes;
-        request.tp_frame_nr = block_bytes / frame_slot_bytes * blocks_;
-        request.tp_retire_blk_tov = retire_ms;
+        request.tp_frame_size = slot_bytes;
+        request.tp_frame_nr = slots_;
         if (setsockopt(socket_.number(), SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) != 0)
             refuse_line_errno(line, "the kernel gives no packet ring of this size");
         void* map = mmap(nullptr, size(), PROT_READ | PROT_WRITE, MAP_SHARED, socket_.number(), 0);
@@ -74,25 +75,21 @@ class PacketLine {
 
     int number() const { return socket_.number(); }
 
-    // One block, if the kernel is done with it.
     size_t receive(DatagramHandler& handler, SourceCounts& counts) {
-        auto* block = reinterpret_cast<tpacket_block_desc*>(map_ + static_cast<size_t>(at_) * block_bytes);
-        tpacket_hdr_v1& head = block->hdr.bh1;
-        if ((__atomic_load_n(&head.block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) == 0) return 0;
-        const auto* packet = reinterpret_cast<const std::uint8_t*>(block) + head.offset_to_first_pkt;
-        for (unsigned left = head.num_pkts; left > 0; --left) {
-            const auto* header = reinterpret_cast<const tpacket3_hdr*>(packet);
+        size_t got = 0;
+        for (; got < batch; ++got) {
+            std::uint8_t* packet = map_ + static_cast<size_t>(at_) * slot_bytes;
+            auto* header = reinterpret_cast<tpacket2_hdr*>(packet);
+            if ((__atomic_load_n(&header->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) == 0) break;
             take(packet, *header, handler, counts);
-            packet += header->tp_next_offset;
+            __atomic_store_n(&header->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+            at_ = (at_ + 1) % slots_;
         }
-        const size_t packets = head.num_pkts;
-        __atomic_store_n(&head.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
-        at_ = (at_ + 1) % blocks_;
-        return packets;
+        return got;
     }
 
     std::uint64_t dropped() {
-        tpacket_stats_v3 stats{};
+        tpacket_stats stats{};
         socklen_t size = sizeof(stats);
         if (getsockopt(socket_.number(), SOL_PACKET, PACKET_STATISTICS, &stats, &size) == 0)
             dropped_ += stats.tp_drops;  // since asked last
@@ -122,11 +119,16 @@ class PacketLine {
             refuse_line_errno(line, "the kernel refuses the filter");
     }
 
-    void take(const std::uint8_t* packet, const tpacket3_hdr& header, DatagramHandler& handler, SourceCounts& counts) {
-        const auto* link = reinterpret_cast<const sockaddr_ll*>(packet + TPACKET_ALIGN(sizeof(tpacket3_hdr)));
+    void take(const std::uint8_t* packet, const tpacket2_hdr& header, DatagramHandler& handler, SourceCounts& counts) {
+        const auto* link = reinterpret_cast<const sockaddr_ll*>(packet + TPACKET_ALIGN(sizeof(tpacket2_hdr)));
         if (link->sll_pkttype == PACKET_OUTGOING) return;  // this host's own
         const std::uint8_t* ip = packet + header.tp_net;
-        const size_t bytes = header.tp_snaplen;
+        const size_t room = header.tp_net < slot_bytes ? slot_bytes - header.tp_net : 0;
+        const size_t bytes = std::min<size_t>(header.tp_snaplen, room);
+        if (header.tp_snaplen < header.tp_len) {  // cut to the slot
+            ++counts.too_long;
+            return;
+        }
         const size_t ip_bytes = bytes > 0 ? static_cast<size_t>(ip[0] & 15) * 4 : 0;
         if (bytes < 20 || ip[0] >> 4 != 4 || ip_bytes < 20 || bytes < ip_bytes + udp_header_bytes ||
             ip[9] != IPPROTO_UDP || (big16(ip + 6) & 0x3fff) != 0 || big32(ip + 16) != group_ ||
@@ -142,7 +144,7 @@ class PacketLine {
         ++counts.datagrams;
         const size_t data_bytes = udp_bytes - udp_header_bytes;
         if (data_bytes > most_frame_bytes) {
-            ++counts.truncated;
+            ++counts.too_long;
             return;
         }
         handler.on_datagram({ip + ip_bytes + udp_header_bytes, data_bytes,
@@ -151,7 +153,7 @@ class PacketLine {
 
     std::uint32_t group_;
     std::uint16_t port_;
-    unsigned blocks_, at_ = 0;
+    unsigned blocks_, slots_, at_ = 0;
     Descriptor membership_, socket_;
     std::uint8_t* map_ = nullptr;
     std::uint64_t dropped_ = 0;
@@ -165,10 +167,14 @@ class PacketRings final : public DatagramSource {
             polled_.push_back({lines_.back()->number(), POLLIN, 0});
         }
     }
-    size_t receive(DatagramHandler& handler) override {
-        size_t got = 0;
-        for (auto& line : lines_) got += line->receive(handler, counts_);
-        return got;
+    Received receive(DatagramHandler& handler) override {
+        Received received{0, true};
+        for (auto& line : lines_) {
+            const size_t got = line->receive(handler, counts_);
+            received.datagrams += got;
+            received.all = received.all && got < batch;
+        }
+        return received;
     }
     void wait(std::int64_t timeout_us) override { wait_readable(polled_, timeout_us); }
     SourceCounts counts() override {

@@ -40,10 +40,10 @@ void Receiver::run(RecordSink& sink) {
         batch_ns_ = monotonic_ns();
         real_to_monotonic_ns_ = batch_ns_ - real_ns;
         latest_session_ = real_ns + session_ahead_ns;
-        const size_t got = source_->receive(*this);
+        const DatagramSource::Received got = source_->receive(*this);
         const std::int64_t now_ns = monotonic_ns();
         if (answered_.load(std::memory_order_acquire)) take_answers(now_ns);
-        arbiter_->tick(now_ns);
+        if (got.all) arbiter_->tick(now_ns);
         MissingRange missing;
         if (arbiter_->request(missing)) {
             const std::lock_guard lock(mutex_);
@@ -55,7 +55,7 @@ void Receiver::run(RecordSink& sink) {
             publish();
             published_ns = now_ns;
         }
-        if (got == 0) {
+        if (got.datagrams == 0) {
             if (options_.busy)
                 relax();
             else
@@ -157,7 +157,7 @@ std::map<std::string, std::uint64_t> Receiver::counts() {
     out["future_session"] = published_future_;
     out["unstamped"] = published_unstamped_;
     out["datagrams"] = published_source_.datagrams;
-    out["truncated"] = published_source_.truncated;
+    out["too_long"] = published_source_.too_long;
     out["foreign"] = published_source_.foreign;
     out["kernel_dropped"] = published_source_.kernel_dropped;
     for (size_t at = 1; at < std::size(problem_names); ++at) out[problem_names[at]] = published_problems_[at];

@@ -51,11 +51,11 @@ class UdpLine {
             msghdr& header = all.headers[static_cast<size_t>(at)].msg_hdr;
             const std::int64_t stamp_ns = stamp_of(header);
             ++counts.datagrams;
-            if ((header.msg_flags & MSG_TRUNC) != 0)
-                ++counts.truncated;
+            const size_t bytes = all.headers[static_cast<size_t>(at)].msg_len;
+            if ((header.msg_flags & MSG_TRUNC) != 0 || bytes > most_frame_bytes)
+                ++counts.too_long;
             else
-                handler.on_datagram(
-                    {all.data[static_cast<size_t>(at)].data(), all.headers[static_cast<size_t>(at)].msg_len, stamp_ns});
+                handler.on_datagram({all.data[static_cast<size_t>(at)].data(), bytes, stamp_ns});
         }
         return got > 0 ? static_cast<size_t>(got) : 0;
     }
@@ -96,10 +96,14 @@ class UdpLines final : public DatagramSource {
             polled_.push_back({lines_.back().number(), POLLIN, 0});
         }
     }
-    size_t receive(DatagramHandler& handler) override {
-        size_t got = 0;
-        for (UdpLine& line : lines_) got += line.receive(handler, counts_);
-        return got;
+    Received receive(DatagramHandler& handler) override {
+        Received received{0, true};
+        for (UdpLine& line : lines_) {
+            const size_t got = line.receive(handler, counts_);
+            received.datagrams += got;
+            received.all = received.all && got < batch;
+        }
+        return received;
     }
     void wait(std::int64_t timeout_us) override { wait_readable(polled_, timeout_us); }
     SourceCounts counts() override {

@@ -127,6 +127,7 @@ class Loop {
     bool sweep_when_due(std::int64_t now_ns);
     void sweep_slice();
     void publish(std::int64_t now_ns);
+    void show_alive(std::int64_t now_ns);
     void publish_ring(const RingReader& ticks);
 
     // What is valued and decided with.

@@ -76,17 +76,19 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
             }
             continue;
         }
-        if (counts_.signals != told) now = Stopwatch::kernel_ns(), tell_all();  // a control acted
         // No pause instruction here: it delays the next look by 50 ns, and virtual machines trap it.
-        if (idle++ == 0) last_record = now = Stopwatch::kernel_ns(), tell_all();
+        const bool first_look = idle++ == 0, control_acted = counts_.signals != told;
+        if (first_look || control_acted) now = Stopwatch::kernel_ns(), tell_all();
+        if (first_look) last_record = now;
         if (sweep_when_due(now)) {
             now = Stopwatch::kernel_ns();
+            if (!swept_) tell_all();  // the whole chain
             continue;
         }
         quiet = true;
         if (!run.sleep && idle % spins_a_look) continue;
         now = Stopwatch::kernel_ns();
-        show(board_->alive_ns, now);
+        show_alive(now);
         if (run.idle_exit_ns && now - last_record >= run.idle_exit_ns) {
             end = RunEnd::idle;
             break;
@@ -156,6 +158,11 @@ void Loop::publish_ring(const RingReader& ticks) {
     show(board_->writers, ticks.writers());
 }
 
+void Loop::show_alive(std::int64_t now) {
+    show(board_->alive_ns, now);
+    show(board_->sweep_age_ns, whole_sweep_began_ns_ ? now - whole_sweep_began_ns_ : std::int64_t{-1});
+}
+
 void Loop::publish(std::int64_t now) {
     Board& board = *board_;
     show(board.records, counts_.records);
@@ -177,8 +184,7 @@ void Loop::publish(std::int64_t now) {
     show(board.controls_refused, counts_.controls_refused);
     show(board.unheard, intents_.beyond_room());
     show(board.event_ns, market_.event_ns);
-    show(board.alive_ns, now);
-    show(board.sweep_age_ns, whole_sweep_began_ns_ ? now - whole_sweep_began_ns_ : std::int64_t{-1});
+    show_alive(now);
     show(board.spot, market_.spot);
     show(board.profit, gate_.profit());
     show(board.best_profit, gate_.best_profit());

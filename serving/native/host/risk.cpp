@@ -107,7 +107,8 @@ struct RiskGate::Checks {
     }
 
     static bool position(const RiskGate& gate, const Question& asked) {
-        return grows_beyond(asked.contract->position, asked.change, gate.limits_.position_quantity);
+        const double before = asked.contract->position;
+        return grows_beyond(before, before + asked.change, gate.limits_.position_quantity);
     }
 
     static bool notional(const RiskGate& gate, const Question& asked) {
@@ -143,18 +144,25 @@ struct RiskGate::Checks {
         return after(accepted_ns, asked.market.event_ns) < gate.limits_.order_rate_window_ns;
     }
 
-    static bool grows_beyond(double before, double change, double limit) {
-        const double then = std::abs(before + change);
-        return !(then <= limit || then <= std::abs(before));
+    static bool grows_beyond(double before, double after, double limit) {
+        return !(std::abs(after) <= limit || std::abs(after) <= std::abs(before));
     }
 
+    // With what works and pulls the same way: whichever of it fills, and in whatever order, the limit holds.
     static bool greek(const RiskGate& gate, const Question& asked, double ContractState::* which, double limit) {
-        double total = 0;
+        const double change = asked.change * (asked.contract->*which) * gate.limits_.multiplier;
+        double total = 0, pending = 0;
         for (const ContractState& contract : asked.contracts) {
             const double value = is_known(contract.*which) ? contract.*which : 0.0;
             total += contract.position * value * gate.limits_.multiplier;
+            for (const ContractState::Working* order : {&contract.buy, &contract.sell}) {
+                if (!order->id || order == asked.working) continue;
+                const double quantity = order == &contract.buy ? order->quantity : -order->quantity;
+                const double moved = quantity * value * gate.limits_.multiplier;
+                if (change > 0 ? moved > 0 : moved < 0) pending += moved;
+            }
         }
-        return grows_beyond(total, asked.change * (asked.contract->*which) * gate.limits_.multiplier, limit);
+        return grows_beyond(total, total + pending + change, limit);
     }
 
     struct Row {
@@ -291,7 +299,7 @@ void RiskGate::accept(const Question& asked) {
 void RiskGate::refuse(Reason reason, const Question& asked) {
     ++refused_[static_cast<size_t>(reason)];
     if (asked.replaces() && asked.contract) cancel(asked.intent.contract, asked.buys(), asked.market, asked.contracts);
-    ++in_a_row_;
+    in_a_row_ += reason != Reason::halted && reason != Reason::reducing;  // they tell the state, not a fault
     if (!(static_cast<double>(in_a_row_) < limits_.reject_burst_count))
         halt(Reason::reject_burst, asked.market, asked.contracts);
 }

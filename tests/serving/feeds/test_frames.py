@@ -203,7 +203,7 @@ def test_a_jump_is_not_believed_until_it_goes_on() -> None:
     got = stream.take().view(QUOTE)
     assert got["bid"].tolist() == [float(far + 2)]
     counts = stream.native.counts
-    assert counts["jumped"] == 7
+    assert counts["jumped"] == 6
     assert counts["lost"] == far + 2 - 3
 
 

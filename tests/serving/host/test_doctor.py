@@ -122,7 +122,7 @@ def test_the_core_that_a_loop_would_get(tmp_path: Path) -> None:
     assert likely_core(Tree(tmp_path / "nothing"), "self")[0] == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(NAMES), st.none() | st.binary(max_size=40) | st.text(max_size=40), min_size=1),
     st.sampled_from([untuned, tuned, virtual, container]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,12 @@ from serving.host.reference.states import (
 )
 from serving.host.reference.strategy import fixed_width
 from tests.serving.host.worlds import (
-    REFERENCE_SPOT,
+    QUOTER,
     START_NS,
     UNLIMITED,
-    FixedWidth,
+    contracts_of,
     engine_of,
     limits_of,
-    quoted,
     record,
     records_of,
     spec_of,
@@ -47,12 +47,12 @@ pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
 if reason is None:
     from serving.host.reference.loop import ReferenceLoop
 
-MULTIPLIER = 10.0
+MULTIPLIER, TICK = 10.0, 0.01
 
 
 def loop_of(limits: Limits | None = None, **options: Any) -> ReferenceLoop:
     limits = limits or limits_of(**UNLIMITED)
-    return ReferenceLoop(engine_of(), spec_of(), quoted(), REFERENCE_SPOT, limits, FixedWidth(), **options)
+    return ReferenceLoop(engine_of(), spec_of(), contracts_of(), limits, QUOTER, **options)
 
 
 def kinds(left: Records, kind: Kind) -> Records:
@@ -136,10 +136,10 @@ def test_an_order_cant_fill_on_the_event_that_sent_it() -> None:
         record(START_NS + 1, Kind.TRADE, 0, (90.0, 1.0)),
     ]
     left = loop.process(records_of(first[:1]))
-    assert len(kinds(left, Kind.ORDER)) == 2 * len(quoted())
+    assert len(kinds(left, Kind.ORDER)) == 2 * contracts_of().quoted
     again = loop_of()
     fresh = again.process(records_of(first))
-    assert len(kinds(fresh, Kind.FILL)) == len(quoted())  # calls' bids, puts' offers
+    assert len(kinds(fresh, Kind.FILL)) == contracts_of().quoted  # calls' bids, puts' offers
     alone = loop_of()
     assert len(kinds(alone.process(records_of(first[1:])), Kind.FILL)) == 0
 
@@ -350,29 +350,27 @@ def test_a_reason_that_lasts_longer_stays() -> None:
 
 @pytest.mark.parametrize("position", [-3.0, 0.0, 3.0])
 def test_quotes_stand_a_half_width_around_the_skewed_fair_value(position: float) -> None:
-    options, contract = FixedWidth(), contract_of(fair=5.0037, position=position)
-    bid, ask = fixed_width(options, market_at(0), [contract])
+    options, contract = QUOTER, contract_of(fair=5.0037, position=position)
+    bid, ask = fixed_width(options, TICK, market_at(0), [contract])
     centre = 5.0037 - options.skew_money_per_unit * position
     assert (bid.flags, ask.flags) == (Side.NEW | Side.BUY, Side.NEW)
-    assert 0 <= centre - options.half_width_money - bid.price < options.tick_money
-    assert 0 <= ask.price - centre - options.half_width_money < options.tick_money
+    assert 0 <= centre - options.half_width_money - bid.price < TICK
+    assert 0 <= ask.price - centre - options.half_width_money < TICK
 
 
 def test_quotes_stay_until_the_requote_distance_and_go_without_a_fair_value() -> None:
-    options = FixedWidth(requote_money=0.02, skew_money_per_unit=0.0)
+    options = replace(QUOTER, requote_money=0.02, skew_money_per_unit=0.0)
     contract = contract_of(fair=5.0)
-    for one in fixed_width(options, market_at(0), [contract]):
+    for one in fixed_width(options, TICK, market_at(0), [contract]):
         contract.set_working(one.is_buy, Working(1, one.price, 1.0))
     contract.fair = 5.009
-    assert fixed_width(options, market_at(0), [contract]) == []
+    assert fixed_width(options, TICK, market_at(0), [contract]) == []
     contract.fair = 5.03
-    assert [one.flags & ~Side.BUY & 15 for one in fixed_width(options, market_at(0), [contract])] == [Side.REPLACE] * 2
+    assert [one.flags & ~1 for one in fixed_width(options, TICK, market_at(0), [contract])] == [Side.REPLACE] * 2
     contract.fair = math.nan
-    assert [one.flags for one in fixed_width(options, market_at(0), [contract])] == [
-        Side.CANCEL | Side.BUY,
-        Side.CANCEL,
-    ]
+    gone = [one.flags for one in fixed_width(options, TICK, market_at(0), [contract])]
+    assert gone == [Side.CANCEL | Side.BUY, Side.CANCEL]
 
 
 def test_no_bid_below_a_tick() -> None:
-    assert [one.flags for one in fixed_width(FixedWidth(), market_at(0), [contract_of(fair=0.03)])] == [Side.NEW]
+    assert [one.flags for one in fixed_width(QUOTER, TICK, market_at(0), [contract_of(fair=0.03)])] == [Side.NEW]

@@ -276,6 +276,25 @@ def test_a_lossless_reader_that_leaves_is_not_waited_for(tmp_path: Path) -> None
         assert writer.waits == 0
 
 
+def test_a_lossless_reader_that_comes_back_loses_nothing_more(tmp_path: Path) -> None:
+    """Also where the writer had already seen that it need not look at readers for a while."""
+    path = tmp_path / "r"
+    with RingWriter(path, 16, lossless=True) as writer:
+        RingReader(path, "name", lossless=True).close()
+        write_pattern(writer, 20)
+        with RingReader(path, "name", lossless=True) as reader:
+            assert (reader.lost, reader.behind) == (4, 16)
+            thread = threading.Thread(target=write_pattern, args=(writer, 5))
+            thread.start()
+            until(lambda: writer.waits == 1, "the writer to find the ring full")
+            assert writer.written == 20
+            assert_pattern(reader.read(10), 4)
+            reader.read(0)  # deals with them
+            thread.join(DEADLINE_SECONDS)
+            assert_pattern(reader.read(100), 14)
+            assert (reader.position, reader.lost) == (25, 4)
+
+
 def test_a_lossless_reader_may_come_at_any_time(tmp_path: Path) -> None:
     """Whatever it joined at, from there on it misses nothing."""
     path = tmp_path / "r"

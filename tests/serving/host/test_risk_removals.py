@@ -39,6 +39,8 @@ BREAKERS = {
     "acceptance_resets": ("    in_a_row_ = 0;\n    send(", "    send("),
     "resume_forgets": ("    best_profit_ = profit_;\n", ""),
     "what_works": ("working += order->price * order->quantity;", ";"),
+    "what_fills_too": ("if (change > 0 ? moved > 0 : moved < 0) pending += moved;", ""),
+    "the_replaced_too": ("if (!order->id || order == asked.working) continue;", "if (!order->id) continue;"),
     "the_replaced": ("if (order->id && order != asked.working)", "if (order->id)"),
     "last_fair_value": ("return is_known(contracts[place].fair) ? contracts[place].fair : fair_[place];", "return 0;"),
 }  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import struct
 import tempfile
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ import models
 from serving.bundle import Bundle, write_bundle
 from serving.engines.native import NativeEngine
 from serving.features import Scaler
+from serving.host.contracts import ContractTable
 from serving.host.limits import Limits
+from serving.host.loop import FixedWidth
 from serving.host.records import RECORD, Records
-from serving.host.reference.contracts import Quoted
 from serving.host.reference.states import ControlCode, Kind
 from serving.host.tick_features import CONTRACT_FEATURES, STEP_FEATURES, TickSpec
 from serving.manifest import Member, MemberFile, TensorSpec
@@ -38,18 +38,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "pricing_lstm": {"hidden": 20, "layers": 2},
     "pricing_transformer": {"width": 16, "heads": 2, "layers": 2, "band": 3},
 }
-REFERENCE_SPOT = 100.5
 
 
-@dataclass(frozen=True)
-class FixedWidth:
-    """Options of the fixed-width quoter."""
-
-    half_width_money: float = 0.05
-    quantity: float = 1.0
-    requote_money: float = 0.03
-    skew_money_per_unit: float = 0.01
-    tick_money: float = 0.01
+QUOTER = FixedWidth(half_width_money=0.05, quantity=1.0, requote_money=0.03, skew_money_per_unit=0.01)
 
 
 def limits_of(**changed: Any) -> Limits:
@@ -86,13 +77,14 @@ def spec_of() -> TickSpec:
 
 
 @cache
-def quoted() -> tuple[Quoted, ...]:
-    """Calls and puts around 100, a week to a quarter."""
-    return (
-        Quoted(100.0, 0.02, 1.0, 0.999, 1.0, 0.5), Quoted(102.5, 0.08, 1.002, 0.995, 1.0, 0.45),
-        Quoted(97.5, 0.08, 1.002, 0.995, -1.0, 0.55), Quoted(100.0, 0.25, 1.01, 0.98, -1.0, 0.4),
-        Quoted(105.0, 0.25, 1.01, 0.98, 1.0, 0.4),
+def contracts_of() -> ContractTable:
+    """Calls and puts around 100, a week to a quarter; the last two of them aren't quoted."""
+    rows = (
+        (100.0, 0.02, 1.0, 0.999, 1.0, 0.5), (102.5, 0.08, 1.002, 0.995, 1.0, 0.45),
+        (97.5, 0.08, 1.002, 0.995, -1.0, 0.55), (100.0, 0.25, 1.01, 0.98, -1.0, 0.4),
+        (105.0, 0.25, 1.01, 0.98, 1.0, 0.4), (90.0, 0.25, 1.01, 0.98, 1.0, 0.6), (90.0, 0.25, 1.01, 0.98, -1.0, 0.6),
     )  # fmt: skip
+    return ContractTable(*np.array(rows).T, quoted=5, reference_spot=100.5)
 
 
 @cache
