@@ -96,6 +96,8 @@ def test_a_killed_writer_leaves_no_half_record(tmp_path: Path, capacity: int) ->
             assert first - before == reader.lost - lost
             assert len(got) >= min(behind, capacity) - 1  # all but the one that was being overwritten
             assert reader.behind == 0
+            checked += len(got)
+            assert reader.position == checked + reader.lost  # each record came or was counted as lost
             if kill % 20 == 0:
                 got, first = read_in_steps(named, capacity)
                 assert_pattern(got, first)
@@ -144,8 +146,8 @@ def test_a_record_that_was_whole_counts(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(192)
         file.write((19).to_bytes(8, "little"))
-    with RingWriter(path, 16) as writer:
-        assert writer.written == 20
+    with RingWriter(path, 16) as writer, RingReader(path) as reader:
+        assert (writer.written, reader.position) == (20, 20)
 
 
 def test_there_is_one_writer(tmp_path: Path) -> None:
