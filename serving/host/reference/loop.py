@@ -191,7 +191,7 @@ class ReferenceLoop:
             self._outbox.signal(self.market.event_ns, 0, SignalCode.CONTROL_ACTED, told)
 
     def _control(self, code: int, given: list[float]) -> None:
-        if code == ControlCode.KILL and given[3] > 0:
+        if code == ControlCode.KILL and 1 <= given[3] <= 2.0**53:
             self._kill_before, self._replayed_kill = int(given[3]), given[0]
             return
         if code == ControlCode.KILL:

@@ -219,7 +219,8 @@ class _Stream:
         elif code == ControlCode.MODEL_EXPIRED:
             value = self.one_of(0.0, 0.0, 1.0)
         elif code == ControlCode.KILL:
-            value, before = self.one_of((1.0, 0.0), (2.0, 0.0), (1.0, float(self.rng.integers(1, 2000))))
+            value = self.one_of(0.0, 1.0, 2.0, math.nan, -1.0)
+            before = self.one_of(0.0, float(self.rng.integers(1, 2000)), 0.5, math.nan, math.inf, -1.0)
         self.put(Kind.CONTROL, int(code), (value, 0.0, 0.0, before), self.one_of(0, 0, 3))
 
     def strange(self) -> None:
