@@ -113,7 +113,7 @@ def _run(config: HostConfig, parts: Parts, loop: HotLoop, ticks: RingReader, log
             metrics = running.enter_context(MetricsServer(config.metrics, lambda: read_status(loop.board), facts))
             log.say("metrics", {"address": config.metrics.address, "port": metrics.port})
         supervisor.start()
-        running.callback(supervisor.stop, "the run failed")
+        running.callback(supervisor.close)
         log.say("running", {"directory": str(config.directory), "release": parts.released.title(), "feed": facts.feed})
         feed = FeedProcess(config, parts.spec.step_ns) if config.feed.kind != "external" else None
         if feed is not None:

@@ -260,6 +260,22 @@ def test_idle_ends_it(host: RunHost) -> None:
     assert "no record came for 0.2 s" in out
 
 
+def test_a_silent_feed_leaves_nothing_working(host: RunHost) -> None:
+    """Each silence once; what comes after it is quoted again."""
+    host.configure(feed={"silence_s": 0.3})
+    process = host.running()
+    host.open_fills()
+    orders = Orders(host)
+    for silence in (1, 2):
+        host.tick(ticks(200, first=200 * silence))
+        host.until(lambda: host.status().counters["controls"] == silence)  # noqa: B023
+        assert orders.working(host) == set()
+        assert len(orders.all[-1]) > 0
+    assert host.status().state == "active"
+    assert sum("the feed is silent" in line["event"] for line in host.log()) == 2
+    process.kill()
+
+
 def test_what_it_refuses_to_start_with(host: RunHost) -> None:
     host.configure(model={"development": False})
     code, _, err = ended(host.start())
@@ -394,7 +410,7 @@ def test_a_release_that_expires_meanwhile_stops_new_orders(host: RunHost) -> Non
             host.tick(ticks(200, first=100))
             assert host.status().refused_by["model_guard"] > 0
         finally:
-            supervisor.stop("the test is done")
+            supervisor.close()
             watching.join()
     assert sum("expired" in line["event"] for line in host.log()) == 1
 
