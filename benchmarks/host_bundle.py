@@ -7,7 +7,7 @@ Shape: T 50 steps of F 100 columns (40 tick features and zeros), 2 layers of 100
 16-64-64-1. Invariants: weights are seeded and random, so volatilities are believable (the last seen, within a factor e)
 and no more; scalers are fitted on the records given; the same records and seed give the same bundle, byte for byte.
 
-Run: python -m benchmarks.host_bundle --to FOLDER --layout binance FILE ...
+Run: python -m benchmarks.host_bundle --to FOLDER --layout binance_l2 FILE ...
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def make_host(
     released = release(bundle, folder)
     chain_file, limits, config = folder / "chain.csv", folder / "limits.toml", folder / "host.toml"
     write_contracts(chain_file, chain)
-    tick_money = 10.0 ** math.floor(math.log10(reference * 1e-5))
+    tick_money = 10.0 ** math.floor(math.log10(reference * 1e-5))  # 0.1 at 61,500
     limits.write_text(limits_text(reference, tick_money), encoding="utf-8")
     directory = directory or folder / "run"
     text = config_text(released, chain_file, limits, directory, reference, tick_money, precision, feed)
@@ -177,11 +177,11 @@ collar_share = 0.1
 order_quantity = 10
 order_rate_count = 16384
 order_rate_window_ns = 1_000_000_000
-position_quantity = 100
-notional_money = {price * 1000!r}
-delta = 500
-gamma = {1e6 / price!r}
-vega = {price * 100!r}
+position_quantity = 1000
+notional_money = {price * 10_000!r}
+delta = 5000
+gamma = {1e7 / price!r}
+vega = {price * 1000!r}
 loss_money = {price * 100!r}
 drawdown_money = {price * 100!r}
 market_move_share = 0.05
@@ -223,7 +223,8 @@ quoted = {QUOTED}
 kind = "fixed_width"
 half_width_money = {20 * tick_money!r}
 quantity = 1.0
-requote_money = {5 * tick_money!r}
+requote_money = {2 * tick_money!r}
+skew_money_per_unit = {tick_money!r}
 
 [risk]
 limits = "{limits}"
@@ -245,7 +246,7 @@ def main(argv: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.host_bundle")
     parser.add_argument("--to", type=Path, required=True, help="folder to fill")
-    parser.add_argument("--layout", default="binance", help="whose files these are (serving/feeds/layouts.py)")
+    parser.add_argument("--layout", default="binance_l2", help="whose files these are (serving/feeds/layouts.py)")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("files", type=Path, nargs="+")
     arguments = parser.parse_args(argv)

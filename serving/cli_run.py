@@ -18,11 +18,12 @@ from pathlib import Path
 
 from serving.errors import HostError
 from serving.host.assembly import Parts, assembled
+from serving.host.board import open_board
 from serving.host.config import read_config
 from serving.host.config_types import HostConfig
 from serving.host.control import ControlServer
 from serving.host.directory import owned
-from serving.host.facts import HostFacts, write_facts
+from serving.host.facts import HostFacts, read_facts, write_facts
 from serving.host.feed_process import FeedProcess
 from serving.host.host_log import HostLog
 from serving.host.loop import FixedWidth, HotLoop, Rings, Sweep
@@ -52,18 +53,35 @@ def run_host(arguments: argparse.Namespace) -> int:
         if config.loop.lock_memory:
             lock_memory()
         place_housekeeping(config.loop)
-        loop, first = _loop_of(config, parts)
-        ended = _run(config, parts, loop, first, log, stack)
+        _tell_what_was_left(config, log)
+        loop, ticks = _loop_of(config, parts)
+        ended = _run(config, parts, loop, stack.enter_context(ticks), log)
         status = read_status(loop.board)
-    log.say("ended", {"why": ended.error or ended.why, "profit": status.gauges["profit"]} | dict(status.counters))
+        log.say("ended", {"why": ended.error or ended.why, "profit": status.gauges["profit"]} | dict(status.counters))
     write_lines(_summary(ended, status))
     if ended.error is not None:
         raise HostError(ended.error)
     return 0
 
 
-def _loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, int]:
-    """The loop on its rings, and the number of the first record that it will read."""
+def _tell_what_was_left(config: HostConfig, log: HostLog) -> None:
+    """Of a run that was killed: its orders may still work where they were sent; this one begins without positions."""
+    if not config.board.exists():
+        return
+    try:
+        status, facts = read_status(open_board(config.board)), read_facts(config.facts)
+    except HostError as error:
+        log.say("the board of the run before can't be read", {"error": str(error)})
+        return
+    if not status.running:
+        return
+    working = sum((one.bid > 0) + (one.ask > 0) for one in status.quoted)
+    held = {name: one.position for name, one in zip(facts.contracts, status.quoted, strict=False) if one.position}
+    log.say("the run before was killed", {"process": status.process, "orders_left_working": working, "positions": held})
+
+
+def _loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, RingReader]:
+    """The loop on its rings, and a reader of the tick ring that stands where the loop begins."""
     feed, settings, strategy = config.feed, config.loop, config.strategy
     if feed.kind != "external" or not config.tick_ring.exists():
         with RingWriter(config.tick_ring, settings.ring_records, lossless=feed.lossless):
@@ -82,11 +100,10 @@ def _loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, int]:
         chain=config.chain_page, fair_values_every_ns=settings.fair_values_every_ns,
         sweep=Sweep(settings.sweep_contracts, settings.sweep_every_ns),
     )  # fmt: skip
-    with RingReader(config.tick_ring) as ring:
-        return loop, ring.position
+    return loop, RingReader(config.tick_ring)
 
 
-def _run(config: HostConfig, parts: Parts, loop: HotLoop, first: int, log: HostLog, stack: ExitStack) -> Ended:
+def _run(config: HostConfig, parts: Parts, loop: HotLoop, ticks: RingReader, log: HostLog) -> Ended:
     facts = _facts(config, parts)
     write_facts(config.facts, facts)
     supervisor = Supervisor(config, loop, log, parts.released.expires_at)
@@ -96,12 +113,12 @@ def _run(config: HostConfig, parts: Parts, loop: HotLoop, first: int, log: HostL
             metrics = running.enter_context(MetricsServer(config.metrics, lambda: read_status(loop.board), facts))
             log.say("metrics", {"address": config.metrics.address, "port": metrics.port})
         supervisor.start()
-        running.callback(supervisor.stop, "the run failed")
+        running.callback(supervisor.close)
         log.say("running", {"directory": str(config.directory), "release": parts.released.title(), "feed": facts.feed})
         feed = FeedProcess(config, parts.spec.step_ns) if config.feed.kind != "external" else None
         if feed is not None:
             running.callback(feed.stop)
-        return supervisor.watch(feed, first)
+        return supervisor.watch(feed, ticks)
 
 
 def _facts(config: HostConfig, parts: Parts) -> HostFacts:

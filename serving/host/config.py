@@ -96,6 +96,7 @@ def _feed(top: Table) -> FeedConfig:
     kind = table.text("kind", choices=FEED_KINDS)
     heartbeat_ns = table.whole("heartbeat_ns", None, least=1, most=10**15)
     core = table.whole("core", None, least=0, most=4095)
+    silence_s = table.number("silence_s", None, above=0.0)
     network = kind in ("multicast", "packet")
     layout = recovery = interface = None
     files: tuple[Path, ...] = ()
@@ -117,7 +118,7 @@ def _feed(top: Table) -> FeedConfig:
     if kind == "external":
         table.refuse(("layout", "core"), "an external feed is started and set up elsewhere")
     table.finish()
-    return FeedConfig(kind, layout, files, pace, lines, recovery, interface, heartbeat_ns, core)
+    return FeedConfig(kind, layout, files, pace, lines, recovery, interface, heartbeat_ns, core, silence_s)
 
 
 def _pace(table: Table) -> Pace:

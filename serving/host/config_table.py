@@ -2,7 +2,7 @@
 
 In: a table as tomllib gives it. Out: values of the type asked for, or that type's default after a problem was noted,
 so that reading goes on and a person sees every problem at once. Invariants: a key nobody asked for is a problem, with
-the nearest known one; no value is converted but whole numbers where a float is asked for; nan and infinity are no
+the nearest known one; no value is converted but whole numbers that a float holds exactly; nan and infinity are no
 numbers; relative paths are relative to the file's folder.
 """
 
@@ -104,7 +104,8 @@ class Table:
         value = self.take(key, default, expected=said)
         if key not in self._values:
             return 1.0 if value is None and default is REQUIRED else value
-        if type(value) not in (int, float) or not above < value or not least <= value or not abs(value) <= 1e300:
+        usable = type(value) in (int, float) and abs(value) <= 1e300 and float(value) == value
+        if not usable or not above < value or not least <= value:
             self.problem(key, said)
             return 1.0
         return float(value)

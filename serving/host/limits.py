@@ -65,7 +65,12 @@ TIMES = tuple(field.name for field in dataclasses.fields(Limits) if field.type =
 
 
 def read_limits(path: Path, public_key: Path | None = None, state: Path | None = None) -> Limits:
-    """The limits of a file; with `public_key` only if its owner signed these very bytes, and none newer before.
+    """The limits of a file; see `read_numbered_limits`."""
+    return read_numbered_limits(path, public_key, state)[0]
+
+
+def read_numbered_limits(path: Path, public_key: Path | None = None, state: Path | None = None) -> tuple[Limits, int]:
+    """Limits and serial of a file; with `public_key` only if its owner signed these very bytes, and none newer before.
 
     `state` keeps the last serial accepted; by default `<path>.accepted`. ConfigError lists every problem of the file;
     TrustError says why a signature or a serial is refused.
@@ -81,7 +86,7 @@ def read_limits(path: Path, public_key: Path | None = None, state: Path | None =
 
         accept_serial(path, data, serial, state or path.with_name(f"{path.name}.accepted"))
     logger.info("limits %s: serial %d, %s", path, serial, "not signed" if public_key is None else "signed")
-    return limits
+    return limits, serial
 
 
 def parse_limits(data: bytes, source: str) -> tuple[Limits, int]:
@@ -105,18 +110,12 @@ def parse_limits(data: bytes, source: str) -> tuple[Limits, int]:
 
 
 def changed_limits(old: Limits, new: Limits) -> dict[str, tuple[float, float]]:
-    """What differs, old and new; HostError if `new` can't take the place of `old` while a host runs."""
+    """What differs, old and new, to be logged; HostError if `new` can't take the place of `old` while a host runs."""
     before, after = dataclasses.asdict(old), dataclasses.asdict(new)
     changed = {name: (before[name], after[name]) for name in FIELDS if before[name] != after[name]}
     if moved := [f"{name} {before[name]} -> {after[name]}" for name in TERMS if name in changed]:
         raise HostError(f"limits: {', '.join(moved)}: a contract's own terms change with a restart only")
     return changed
-
-
-def log_changes(changed: Mapping[str, tuple[float, float]]) -> None:
-    """One line for each limit that changed."""
-    for name, (old, new) in changed.items():
-        logger.warning("limit %s: %s -> %s", name, old, new)
 
 
 def read_bounded(path: Path) -> bytes:

@@ -6,6 +6,7 @@ hexadecimal digits; pipelines/sign_limits.py, or any tool that signs Ed25519); t
 Invariants: where a key is configured nothing unsigned, altered or wrongly signed is accepted, no serial below the last
 accepted one, and no second file of the same serial; a state file that can't be understood is a refusal, not a start
 from nothing; it is written (synced) before the limits are used. Every refusal is a TrustError naming the file.
+Not seen from here: a state file that was removed looks like a host's first start; keep its folder the host's alone.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from serving.errors import HostError
 from serving.host.records import ALL, RECORD, Records
 
 DEFAULT_CAPACITY = 65_536  # records: 4 MB
+_KNOWN = frozenset(ALL)
 
 
 class RingWriter:
@@ -46,31 +47,39 @@ class RingWriter:
 
     def write(self, records: Records | np.void) -> None:
         """Write one record ([] or a scalar) or all of [N], in order; a lossless writer may wait (Ctrl-C interrupts)."""
-        _open(self._ring, self.path).write(_checked(np.asarray(records)))
+        known = type(records) is np.ndarray and records.dtype in _KNOWN
+        self._ring.write(records if known else _records_of(records))
+
+    @property
+    def native(self) -> Any:
+        """The core's own RingWriter, for what writes natively (a feed); HostError if this one was closed."""
+        if isinstance(self._ring, _Closed):
+            raise self._ring.error()
+        return self._ring
 
     @property
     def written(self) -> int:
         """Records since the ring was made, by all its writers."""
-        return int(_open(self._ring, self.path).written)
+        return int(self._ring.written)
 
     @property
     def waits(self) -> int:
         """How often this lossless writer found the ring full."""
-        return int(_open(self._ring, self.path).waits)
+        return int(self._ring.waits)
 
     @property
     def writers(self) -> int:
         """How many writers the ring has had, this one included."""
-        return int(_open(self._ring, self.path).writers)
+        return int(self._ring.writers)
 
     @property
     def capacity(self) -> int:
         """Slots."""
-        return int(_open(self._ring, self.path).capacity)
+        return int(self._ring.capacity)
 
     def close(self) -> None:
         """Give the ring free for another writer; the file stays."""
-        self._ring = None
+        self._ring = _Closed(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -128,60 +137,61 @@ class RingReader:
 
     def read_into(self, out: Records) -> int:
         """Fill `out` [N] with what is there now; how many. Never waits, allocates nothing."""
-        return int(_open(self._ring, self.path).read(_checked(out)))
+        known = type(out) is np.ndarray and out.dtype in _KNOWN
+        return int(self._ring.read(out if known else _records_of(out)))
 
     def wait(self, timeout_us: int) -> bool:
         """Sleep until a record can be read (True), or so many microseconds have passed."""
-        return bool(_open(self._ring, self.path).wait(timeout_us))
+        return bool(self._ring.wait(timeout_us))
 
     def view(self, limit: int = 1024) -> View:
         """Up to `limit` records that are there now, in place; `skip` what was dealt with."""
-        ring = _open(self._ring, self.path)
-        assert self._slots is not None
+        ring = self._ring
         ring.wait(0)  # passes over what was overwritten
+        assert self._slots is not None
         begin = ring.position % ring.capacity
         count = min(limit, ring.behind, ring.capacity - begin)
         return View(self._slots[begin : begin + count], ring.position, ring)
 
     def skip(self, count: int) -> None:
         """Deal with the next `count` records without reading them; at most `behind`."""
-        _open(self._ring, self.path).skip(count)
+        self._ring.skip(count)
 
     @property
     def position(self) -> int:
         """Number of the next record, counted from 0 since the ring was made."""
-        return int(_open(self._ring, self.path).position)
+        return int(self._ring.position)
 
     @property
     def lost(self) -> int:
         """Records that were overwritten before this reader read them."""
-        return int(_open(self._ring, self.path).lost)
+        return int(self._ring.lost)
 
     @property
     def behind(self) -> int:
         """Records written and not yet read; those overwritten since count until a read has noticed."""
-        return int(_open(self._ring, self.path).behind)
+        return int(self._ring.behind)
 
     @property
     def writers(self) -> int:
         """How many writers the ring has had: it grows when one restarts."""
-        return int(_open(self._ring, self.path).writers)
+        return int(self._ring.writers)
 
     @property
     def writer_lives(self) -> bool:
         """Whether a process writes to it now."""
-        return bool(_open(self._ring, self.path).writer_lives)
+        return bool(self._ring.writer_lives)
 
     @property
     def capacity(self) -> int:
         """Slots."""
-        return int(_open(self._ring, self.path).capacity)
+        return int(self._ring.capacity)
 
     def close(self) -> None:
         """Leave the ring: what was read counts as dealt with, and no writer waits any more. Views keep its memory."""
-        if self._ring is not None:
+        if self._slots is not None:
             self._ring.leave()
-        self._ring = self._slots = None
+        self._ring, self._slots = _Closed(self.path), None
 
     def __enter__(self) -> Self:
         return self
@@ -192,17 +202,23 @@ class RingReader:
         self.close()
 
 
-def _open(ring: Any, path: str) -> Any:
-    if ring is None:
-        raise HostError(f"ring {path!r}: it was closed: open it anew")
-    return ring
+class _Closed:
+    """What takes the place of a ring's end that was closed."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def error(self) -> HostError:
+        return HostError(f"ring {self.path!r}: it was closed: open it anew")
+
+    def __getattr__(self, name: str) -> Any:
+        raise self.error()
 
 
-def _checked(records: Records) -> Records:
-    if not isinstance(records, np.ndarray) or not any(records.dtype is known for known in ALL):
+def _records_of(given: object) -> Records:
+    """What isn't plainly an array of records, as one: a single record, or one of an equal dtype."""
+    records = np.asarray(given) if isinstance(given, np.void) else given
+    if not isinstance(records, np.ndarray) or records.dtype not in _KNOWN:
         found = records.dtype if isinstance(records, np.ndarray) else type(records).__name__
-        if found not in ALL:
-            raise HostError(
-                f"records: expected an array of serving.host.records.RECORD or one of its views, found {found}"
-            )
+        raise HostError(f"records: expected an array of serving.host.records.RECORD or a view of it, found {found}")
     return records

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from serving.host.board import Histogram
 from serving.host.facts import HostFacts, printable
 from serving.host.status import PERCENTILES, HostStatus, since
 
-RED, GREEN, YELLOW, BOLD, DIM, REVERSE, PLAIN = "31", "32", "33", "1", "2", "7", "0"
+RED, GREEN, YELLOW, BOLD, DIM, REVERSE = "31", "32", "33", "1", "2", "7"
 STATE_COLOURS = {"active": GREEN, "reducing": YELLOW, "halted": RED}
+NOW_COLUMNS = 105  # a terminal as wide as this also shows percentiles since the last frame
 QUIET_NS = 1_000_000_000  # no record for so long: said in colour
 
 
@@ -44,11 +46,13 @@ class Style:
 def frame(directory: str, facts: HostFacts, now: Look, before: Look | None, style: Style) -> list[str]:
     """The screen."""
     status, facts = now.status, printable(facts)
-    lines = [
-        *_head(directory, facts, now, style), "", *_market(facts, now, before, style), "",
-        *_contracts(facts, status, style), "", *hop_table(status, before.status if before else None, style), "",
-        refused_line(status, style),
+    earlier = before.status if before is not None and style.columns >= NOW_COLUMNS else None
+    parts = [
+        _head(directory, facts, now, style), _market(facts, now, before, style), hop_table(status, earlier, style),
+        _contracts(facts, status, style),
     ]  # fmt: skip
+    spaced = [line for part in parts for line in (*part, "")][:-1]
+    lines = spaced if not style.rows or len(spaced) <= style.rows else [line for part in parts for line in part]
     if style.rows and len(lines) > style.rows:
         hidden = len(lines) - style.rows + 1
         lines = [*lines[: style.rows - 1], style.paint(f"{hidden} more lines: make the terminal higher", DIM)]
@@ -101,23 +105,25 @@ def _market(facts: HostFacts, now: Look, before: Look | None, style: Style) -> l
         )
         if counters[name]
     )
-    rates = [("events", "events"), ("records", "records"), ("orders", "orders"), ("cancels", "cancels"),
-             ("fills", "fills"), ("refused", "refused")]  # fmt: skip
+    quiet = style.paint(quiet, YELLOW) if now.quiet_ns > QUIET_NS else quiet
+    losses = style.paint(losses, RED) if lost or gaps else losses
+    names = ("events", "records", "orders", "cancels", "fills", "refused")
+    totals = _table([
+        ("", *names), ("per s", *(_rate(now, before, name) for name in names)),
+        ("total", *(f"{counters[name]:,}" for name in names)),
+    ], style, indent=2)  # fmt: skip
     profit = gauges["profit"]
     money = style.paint(f"{profit:+,.2f}", GREEN if profit >= 0 else RED, BOLD)
-    cells = [f"{label} {_rate(now, before, name)}/s" for name, label in rates]
-    totals = [f"{label} {counters[name]:,}" for name, label in rates]
-    sweep = f"; {facts.chain_contracts:,} contracts swept, {status.sweep_age_ns / 1e6:,.1f} ms old"
+    swept = f"   chain of {facts.chain_contracts:,} swept {status.sweep_age_ns / 1e6:,.1f} ms ago"
     return [
-        f"feed      {_event_time(status.event_ns)}   {style.paint(quiet, *([YELLOW] if quiet[0] == 'n' else [PLAIN]))}"
-        f"   {style.paint(losses, *([RED] if lost or gaps else [PLAIN]))}{'; ' if others else ''}{others}",
-        f"rates     {'   '.join(cells)}",
-        f"totals    {'   '.join(totals)}",
+        f"feed      {_event_time(status.event_ns)}   {quiet}   {losses}{'; ' if others else ''}{others}",
+        *totals,
+        refused_line(status, style),
         f"profit    {money}   best {gauges['best_profit']:+,.2f}   delta {_number(gauges['delta'])}   "
         f"gamma {_number(gauges['gamma'])}   vega {_number(gauges['vega'])}",
         f"market    spot {_number(gauges['spot'])}   anomaly {_number(gauges['anomaly_score'])}   "
         f"clipped {100 * gauges['clipped_share']:.0f} %   steps {counters['advances']:,}"
-        + (sweep if status.sweep_age_ns > 0 else ""),
+        + (swept if status.sweep_age_ns >= 0 else ""),
     ]
 
 
@@ -129,24 +135,25 @@ def _contracts(facts: HostFacts, status: HostStatus, style: Style) -> list[str]:
             name, f"{one.position:+g}" if one.position else "0", _price(one.bid), _price(one.fair), _price(one.ask),
             _number(100 * one.volatility),
         ))  # fmt: skip
-    return _table(rows, style, first_left=True)
+    return _table(rows, style)
 
 
 def hop_table(status: HostStatus, before: HostStatus | None, style: Style) -> list[str]:
-    """Two groups of percentiles: since the last look, where something was timed, and since the start."""
-    names = [f"p{percent:g}" for percent in PERCENTILES]
-    rows = [("hop, us", "count", *names, "max", " now:", *names, "max")]
+    """Percentiles since the start and, with an earlier look, since then."""
+    names = [f"p{percent:g}" for percent in PERCENTILES] + ["max"]
+    rows = [["hop, us", "count", *names, *([" now:", *names] if before else [])]]
     for name, hop in status.hops.items():
         if not hop.total:
             continue
-        recent = since(hop, before.hops[name]) if before and name in before.hops else None
-        cells = [f"{hop.total:,}", *(_us(hop.percentile_ns(one)) for one in PERCENTILES), _us(hop.max_ns), ""]
-        if recent is not None and recent.total:
-            cells += [*(_us(recent.percentile_ns(one)) for one in PERCENTILES), _us(recent.max_ns)]
-        else:
-            cells += ["-"] * (len(PERCENTILES) + 1)
-        rows.append((name.replace("_", " "), *cells))
-    return _table(rows, style, first_left=True) if len(rows) > 1 else ["no event was timed yet"]
+        row = [name.replace("_", " "), f"{hop.total:,}", *_percentiles(hop)]
+        if before:
+            row += ["", *_percentiles(since(hop, before.hops[name]))]
+        rows.append(row)
+    return _table(rows, style) if len(rows) > 1 else ["no event was timed yet"]
+
+
+def _percentiles(hop: Histogram) -> list[str]:
+    return [*(_us(hop.percentile_ns(one)) for one in PERCENTILES), _us(hop.max_ns if hop.total else math.nan)]
 
 
 def refused_line(status: HostStatus, style: Style) -> str:
@@ -157,14 +164,13 @@ def refused_line(status: HostStatus, style: Style) -> str:
     return f"refused   {style.paint(', '.join(found), YELLOW)}"
 
 
-def _table(rows: Sequence[Sequence[str]], style: Style, *, first_left: bool) -> list[str]:
+def _table(rows: Sequence[Sequence[str]], style: Style, *, indent: int = 0) -> list[str]:
+    """The first column to the left, the others to the right; `indent` widens the first."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    widths[0] += indent
     lines = []
     for number, row in enumerate(rows):
-        cells = [
-            cell.ljust(width) if first_left and place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         line = "  ".join(cells)
         lines.append(style.paint(line, BOLD) if number == 0 else line)
     return lines

@@ -71,22 +71,29 @@ class Supervisor:
             if self._done.wait(0.001):
                 break
             if time.monotonic() > deadline:
-                self.stop("it didn't start")
+                self.close()
                 raise HostError(f"the loop's thread didn't begin within {START_S:g} s; is its core free?")
         self._raise_failure()
 
-    def watch(self, feed: FeedProcess | None, first: int) -> Ended:
-        """Until the loop has ended. `first`: number of the first record that the feed wrote."""
+    def watch(self, feed: FeedProcess | None, ticks: RingReader) -> Ended:
+        """Until the loop has ended. `ticks` stands where the loop began, so what is behind it is what the loop reads.
+
+        It was opened before: the native core counts allocations from the loop's start on.
+        """
         ended: Ended | None = None
-        expired = False
-        idle_s, records, changed = self._config.loop.idle_exit_s, -1, time.monotonic()
-        last: int | None = None
+        expired = silent = False
+        idle_s, silence_s = self._config.loop.idle_exit_s, self._config.feed.silence_s
+        records, changed = -1, time.monotonic()
         number = self._loop.board.number  # not the whole board each time: its histograms would fill the caches
         while not self._done.wait(TICK_S):
             self._tell_state()
             now = time.monotonic()
             if number("records") != records:
-                records, changed = int(number("records")), now
+                records, changed, silent = int(number("records")), now, False
+            if silence_s is not None and not silent and records > 0 and now - changed >= silence_s:
+                silent = True  # event time stands still, so nothing that the loop itself decides would cancel them
+                self._log.say("the feed is silent: all working orders are cancelled", {"silence_s": silence_s})
+                self._loop.ask(ControlCode.CANCEL_ALL)
             if self._expires is not None and not expired and datetime.now(UTC) >= self._expires:
                 expired = True
                 self._log.say("the model's release has expired: every new order is refused from now on")
@@ -100,8 +107,7 @@ class Supervisor:
                 )
                 self.stop(ended.error or "")
             elif code == 0:
-                last = self._written() if last is None else last
-                unread = last - first - records - int(number("lost"))
+                unread = ticks.behind - records - int(number("lost"))
                 if unread <= 0 or now - changed > EVERYTHING_READ_S:
                     late = f"{unread:,} records of the replay were never read" if unread > 0 else None
                     ended = Ended("the replay ended", late)
@@ -115,15 +121,14 @@ class Supervisor:
         return ended or Ended(self._stopped_by or "a signal asked for it")
 
     def stop(self, why: str) -> None:
-        """End the loop; everything that works is cancelled."""
+        """Ask the loop to end; everything that works is cancelled."""
         self._stopped_by = self._stopped_by or why
         self._loop.stop()
-        if self._thread.is_alive():
-            self._thread.join(TICK_S)
 
-    @property
-    def runs(self) -> bool:
-        return self._thread.is_alive()
+    def close(self) -> None:
+        """Whatever happened, the loop's thread has ended: nothing that it uses is taken away before."""
+        self.stop("the run failed")
+        self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -137,10 +142,6 @@ class Supervisor:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-    def _written(self) -> int:
-        with RingReader(self._config.tick_ring) as ring:
-            return ring.position
 
     def _tell_state(self) -> None:
         board = self._loop.board
@@ -175,6 +176,5 @@ class Supervisor:
         return told | {"profit": status.gauges["profit"]} | dict(status.counters)
 
     def _stop_asked(self, _: float) -> Mapping[str, Any]:
-        self._stopped_by = self._stopped_by or "the control socket asked for it"
-        self._loop.stop()
+        self.stop("the control socket asked for it")
         return {"told": "stop"}

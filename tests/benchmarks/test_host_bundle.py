@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,14 @@ from serving.engine import PRECISIONS
 from serving.errors import DataError, EngineError, run_command
 from serving.golden import GOLDEN, golden_answers
 from serving.host import tick_features as ticks
+from serving.host.assembly import assembled
+from serving.host.config import read_config
 from serving.host.contracts import listed_chain, read_contracts
 from serving.host.limits import read_limits
+from serving.host.loop import FixedWidth, HotLoop
 from serving.host.records import QUOTE, RECORD, Kind, new_records
+from serving.host.reference.contracts import Quoted
+from serving.host.reference.loop import ReferenceLoop
 from serving.installed import open_installed
 from serving.warm import open_verified_engine
 from tests.serving.native.built import built_core
@@ -107,7 +113,7 @@ def test_the_files_around_it_are_usable(host: HostFiles) -> None:
     assert chain.quoted == made.quoted == 8
     assert np.abs(chain.strike[:8] / PRICE - 1).max() < 0.03
     assert limits.tick_money == pytest.approx(0.1)
-    config = pytest.importorskip("serving.host.config").read_config(host.config)
+    config = read_config(host.config)
     assert config.model.folder == host.released.pulled
     assert (config.model.precision, config.model.development, config.feed.kind) == ("int8", True, "external")
     assert (config.chain.file, config.risk.limits, config.directory) == (host.chain, host.limits, host.directory)
@@ -159,3 +165,36 @@ def test_a_precision_that_answers_otherwise_gets_no_pack(monkeypatch: pytest.Mon
     assert outcome.figures["admitted"] == []
     assert outcome.figures["precisions"]["int8"]["ratio"] > 1.5
     assert outcome.figures["precisions"]["bf16"] == {"refused": "no bf16 here"}
+
+
+@pytest.mark.slow
+def test_the_loop_s_orders_on_it_equal_the_reference_s(host: HostFiles) -> None:
+    """Bit for bit, in int8, and not vacuously: orders leave and fill, most events requote."""
+    config, records = read_config(host.config), recorded(70)
+    with ExitStack() as stack:
+        parts = assembled(config, stack)
+        told = config.strategy
+        numbers = (told.half_width_money, told.quantity, told.requote_money, told.skew_money_per_unit)
+        left = HotLoop(parts.engine, parts.spec, parts.contracts, parts.limits, FixedWidth(*numbers)).process(records)
+        table = parts.contracts
+        columns = (table.strike, table.tau_years, table.carry, table.discount, table.right, table.last_volatility)
+        quoted = [Quoted(*map(float, row)) for row in zip(*(column[: table.quoted] for column in columns), strict=True)]
+        slow = ReferenceLoop(
+            parts.engine, parts.spec, quoted, table.reference_spot, parts.limits,
+            SimpleNamespace(**vars(told), tick_money=parts.limits.tick_money),
+        ).process(records)  # fmt: skip
+    kinds = left["kind"].tolist()
+    assert kinds.count(Kind.ORDER) > len(records) / 2
+    assert kinds.count(Kind.FILL) > 10
+    assert left["kind"].tolist() == slow["kind"].tolist()
+    for name in ("event_ns", "sequence", "instrument", "flags"):
+        assert left[name].tolist() == slow[name].tolist()
+    assert (without_clock(left) == without_clock(slow)).all()
+
+
+def without_clock(records: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What isn't measured with: of an order all but its last two fields, of others all but the last."""
+    words = np.ascontiguousarray(records).view(np.uint64).reshape(-1, 7).copy()
+    words[:, 6] = 0
+    words[records["kind"] == Kind.ORDER, 5] = 0
+    return words

@@ -12,13 +12,16 @@ risk gate by the name of its reason ("price_collar"). It is for tests and benchm
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 
-from serving.engine import Engine
+from serving import native
+from serving.engines.native import NativeEngine
 from serving.features import Scaler
+from serving.host.contracts import ContractTable
 from serving.host.limits import Limits
+from serving.host.loop import FixedWidth
 from serving.host.records import RECORD, Records
 from serving.host.reference import contracts as values
 from serving.host.reference.book import Book
@@ -36,8 +39,9 @@ from serving.host.reference.states import (
     Reason,
     SignalCode,
     State,
+    later,
 )
-from serving.host.reference.strategy import FixedWidthOptions, fixed_width
+from serving.host.reference.strategy import fixed_width
 from serving.host.reference.tick_features import TickFeatures
 from serving.host.tick_features import TickSpec
 
@@ -60,18 +64,19 @@ class ReferenceLoop:
     """Records in, orders out; state stays between calls of `process`, as in the product."""
 
     def __init__(
-        self, engine: Engine, spec: TickSpec, quoted: Sequence[Quoted], reference_spot: float, limits: Limits,
-        strategy: FixedWidthOptions | None, *, fair_values_every_ns: int = 0, without: Collection[str] = (),
+        self, engine: NativeEngine, spec: TickSpec, contracts: ContractTable, limits: Limits,
+        strategy: FixedWidth | None = None, *, fair_values_every_ns: int = 0, without: Collection[str] = (),
     ) -> None:  # fmt: skip
         if unknown := set(without) - set(STAGES) - set(GUARDS):
             raise ValueError(f"there are no stages or checks {sorted(unknown)}; known are {STAGES + GUARDS}")
         self._without = frozenset(without)
         self._engine, self._limits, self._strategy = engine, limits, strategy
+        self._options = native.core().Options(engine.isa)
         info = engine.info()
         self._step_columns, self._contract_columns = info.step_features, info.contract_features
         self._context = np.zeros(info.context_size, np.float32)
         self._step_scaling, self._contract_scaling = _scaling_of(spec.step_scaler), _scaling_of(spec.contract_scaler)
-        self._quoted, self._reference_spot = quoted, reference_spot
+        self._quoted, self._reference_spot = _quoted_of(contracts), contracts.reference_spot
         self._fair_values_every_ns, self._fair_values_ns = fair_values_every_ns, 0
         engine.reset()
         self.book, self.features, self.market = Book(), TickFeatures(spec.step_ns), Market()
@@ -80,7 +85,7 @@ class ReferenceLoop:
         checks = {check.name.lower() for check, _ in CHECKS} if "risk" in without else set()
         self.gate = ReferenceGate(limits, len(self._quoted), self._outbox, checks | set(without) & set(GUARDS))
         self._told = (self.gate.state, self.gate.why)
-        self._read = self._asked = 0  # records that aren't controls; intents given to the gate
+        self._read = self.asked = 0  # records that aren't controls; intents given to the gate
         self._kill_before, self._replayed_kill = 0, 0.0
         self.events = self.advances = self.skipped = self.time_went_back = 0
 
@@ -158,7 +163,7 @@ class ReferenceLoop:
         if not known or "evaluate" not in self._without:
             self._engine.evaluate(x, self._context)
         values.value(
-            self._engine, self._context, self._quoted, self._contract_scaling, self._contract_columns,
+            self._engine, self._options, self._context, self._quoted, self._contract_scaling, self._contract_columns,
             stale if known and "valuation" in self._without else self.market.spot, self._reference_spot, self.contracts,
         )  # fmt: skip
 
@@ -169,24 +174,24 @@ class ReferenceLoop:
 
     def _step_8_orders(self) -> None:
         if self.gate.state is not State.HALTED and self._strategy is not None and "strategy" not in self._without:
-            for intent in fixed_width(self._strategy, self.market, self.contracts):
+            for intent in fixed_width(self._strategy, self._limits.tick_money, self.market, self.contracts):
                 self._submit(intent)
             self._tell_state()
         self._kill_before = 0
 
     def _submit(self, intent: Intent) -> None:
-        self._asked += 1
-        if self._asked == self._kill_before:
+        self.asked += 1
+        if self.asked == self._kill_before:
             self.gate.kill_asked = True
         before = self.gate.state
         self.gate.submit(intent, self.market, self.contracts)
         if before is not State.HALTED and self.gate.why is Reason.KILL_SWITCH:
             self.gate.kill_asked = False
-            told = (float(ControlCode.KILL), self._replayed_kill, float(self._read - 1), float(self._asked))
+            told = (float(ControlCode.KILL), self._replayed_kill, float(self._read - 1), float(self.asked))
             self._outbox.signal(self.market.event_ns, 0, SignalCode.CONTROL_ACTED, told)
 
     def _control(self, code: int, given: list[float]) -> None:
-        if code == ControlCode.KILL and given[3] > 0:
+        if code == ControlCode.KILL and 1 <= given[3] <= 2.0**53:
             self._kill_before, self._replayed_kill = int(given[3]), given[0]
             return
         if code == ControlCode.KILL:
@@ -216,7 +221,7 @@ class ReferenceLoop:
         now_ns, spot = self.market.event_ns, self.market.spot
         if not self._fair_values_every_ns or math.isnan(spot) or now_ns < self._fair_values_ns:
             return
-        self._fair_values_ns = now_ns + self._fair_values_every_ns
+        self._fair_values_ns = later(now_ns, self._fair_values_every_ns)
         for place, contract in enumerate(self.contracts):
             told = (contract.fair, contract.delta, contract.volatility, spot)
             self._outbox.signal(now_ns, place + 1, SignalCode.FAIR_VALUES, told)
@@ -225,3 +230,9 @@ class ReferenceLoop:
 def _scaling_of(scaler: Scaler) -> values.Scaling:
     unscaled = [place in scaler.unscaled for place in range(len(scaler.mean))]
     return values.Scaling(scaler.mean, scaler.deviation, scaler.clip, unscaled)
+
+
+def _quoted_of(table: ContractTable) -> list[Quoted]:
+    columns = (table.strike, table.tau_years, table.carry, table.discount, table.right, table.last_volatility)
+    rows = zip(*(column[: table.quoted].tolist() for column in columns), strict=True)
+    return [Quoted(*row) for row in rows]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 
 from serving.host.limits import Limits
-from serving.host.reference.states import ContractState, Intent, Market, Outbox, Reason, Side, State, Working
+from serving.host.reference.states import ContractState, Intent, Market, Outbox, Reason, Side, State, Working, later
 
 BREAKERS = (Reason.LOSS, Reason.DRAWDOWN, Reason.MARKET_MOVE, Reason.REJECT_BURST)
 LASTING = (Reason.MARKET_MOVE, Reason.OPERATOR_ASKED, Reason.DRAWDOWN)  # of REDUCING, the longest last
@@ -43,7 +43,7 @@ class ReferenceGate:
 
     def on_market(self, market: Market, contracts: list[ContractState]) -> None:
         for place, contract in enumerate(contracts):
-            if not math.isnan(contract.fair):
+            if math.isfinite(contract.fair):
                 self._last_fair[place] = contract.fair
         self.profit = self._profit_of(contracts)
         if self.state is State.HALTED:
@@ -55,7 +55,7 @@ class ReferenceGate:
         fallen = self.best_profit - self.profit
         if fallen >= self._limits.drawdown_money and Reason.DRAWDOWN not in self._without:
             self._reduce(Reason.DRAWDOWN)
-        if not math.isnan(market.spot) and Reason.MARKET_MOVE not in self._without:
+        if math.isfinite(market.spot) and Reason.MARKET_MOVE not in self._without:
             self._watch_moves(market)
         if self._reduces_for_a_move() and market.event_ns >= self._move_ends_ns:
             self.state, self.why = State.ACTIVE, Reason.NONE
@@ -80,7 +80,7 @@ class ReferenceGate:
         ]
         if any(moved):
             self._reduce(Reason.MARKET_MOVE)
-            self._move_ends_ns = now + limits.market_move_pause_ns
+            self._move_ends_ns = later(now, limits.market_move_pause_ns)
             self._reference, self._previous = (market.spot, now), None
 
     def _reduces_for_a_move(self) -> bool:
@@ -150,7 +150,7 @@ class ReferenceGate:
 
     def _refuse(self, reason: Reason, intent: Intent, market: Market, contracts: list[ContractState]) -> None:
         self.refused[reason] += 1
-        self._refusals_in_a_row += 1
+        self._refusals_in_a_row += reason not in (Reason.HALTED, Reason.REDUCING)
         if intent.flags & Side.REPLACE and 0 <= intent.contract < len(contracts):
             self._cancel(intent.contract, contracts[intent.contract], intent.is_buy, market)
         if self._refusals_in_a_row >= self._limits.reject_burst_count and Reason.REJECT_BURST not in self._without:
@@ -178,13 +178,13 @@ class ReferenceGate:
         return works if intent.flags & Side.NEW else not works
 
     def _stale_book(self, intent: Intent, market: Market, contracts: list[ContractState]) -> bool:
-        return math.isnan(market.spot) or market.event_ns - market.book_changed_ns > self._limits.stale_book_ns
+        return not math.isfinite(market.spot) or market.event_ns - market.book_changed_ns > self._limits.stale_book_ns
 
     def _model_guard(self, intent: Intent, market: Market, contracts: list[ContractState]) -> bool:
         contract = contracts[intent.contract]
         values = (contract.fair, contract.delta, contract.gamma, contract.vega)
         return (
-            any(math.isnan(value) for value in values)
+            not all(math.isfinite(value) for value in values)
             or market.model_expired
             or not market.anomaly_score <= self._limits.anomaly_score
             or not market.clipped_share <= self._limits.clipped_share
@@ -211,7 +211,7 @@ class ReferenceGate:
     def _notional(self, intent: Intent, market: Market, contracts: list[ContractState]) -> bool:
         held = working = 0.0
         for place, contract in enumerate(contracts):
-            fair = self._last_fair[place] if math.isnan(contract.fair) else contract.fair
+            fair = contract.fair if math.isfinite(contract.fair) else self._last_fair[place]
             held += abs(contract.position) * fair
             for is_buy in (True, False):
                 order = contract.working(is_buy)
@@ -232,11 +232,19 @@ class ReferenceGate:
 
     def _beyond(self, greeks: list[float], limit: float, intent: Intent, contracts: list[ContractState]) -> bool:
         multiplier = self._limits.multiplier
-        known = [0.0 if math.isnan(greek) else greek for greek in greeks]
-        total = 0.0
-        for contract, greek in zip(contracts, known, strict=True):
+        known = [greek if math.isfinite(greek) else 0.0 for greek in greeks]
+        change = _signed(intent) * known[intent.contract] * multiplier
+        total = pending = 0.0
+        for place, (contract, greek) in enumerate(zip(contracts, known, strict=True)):
             total += contract.position * greek * multiplier
-        after = total + _signed(intent) * known[intent.contract] * multiplier
+            for is_buy in (True, False):
+                order = contract.working(is_buy)
+                if order is None or (place == intent.contract and is_buy == intent.is_buy):
+                    continue
+                moved = (order.quantity if is_buy else -order.quantity) * greek * multiplier
+                if moved > 0 if change > 0 else moved < 0:
+                    pending += moved
+        after = total + pending + change
         return abs(after) > limit and abs(after) > abs(total)
 
     def _order_rate(self, intent: Intent, market: Market, contracts: list[ContractState]) -> bool:

@@ -34,6 +34,12 @@ class Side(IntFlag):
 
 
 LAST_LEVEL = 8  # flag of a level: the picture ends
+LATEST_NS = 2**63 - 1
+
+
+def later(now_ns: int, by_ns: int) -> int:
+    """A time after now, or the latest there is."""
+    return min(now_ns + by_ns, LATEST_NS)
 
 
 class State(IntEnum):

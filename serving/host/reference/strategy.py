@@ -6,27 +6,12 @@ Data in: the market of an event and the contracts as they stand before any inten
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
+from serving.host.loop import FixedWidth
 from serving.host.reference.states import ContractState, Intent, Market, Side
 
 
-class FixedWidthOptions(Protocol):
-    """Money and units as named."""
-
-    @property
-    def half_width_money(self) -> float: ...
-    @property
-    def quantity(self) -> float: ...
-    @property
-    def requote_money(self) -> float: ...
-    @property
-    def skew_money_per_unit(self) -> float: ...
-    @property
-    def tick_money(self) -> float: ...
-
-
-def fixed_width(options: FixedWidthOptions, market: Market, contracts: list[ContractState]) -> list[Intent]:
+def fixed_width(options: FixedWidth, tick_money: float, market: Market, contracts: list[ContractState]) -> list[Intent]:
     """A bid and an ask around every contract's fair value."""
     asked: list[Intent] = []
     for place, contract in enumerate(contracts):
@@ -34,19 +19,16 @@ def fixed_width(options: FixedWidthOptions, market: Market, contracts: list[Cont
             targets = (math.nan, math.nan)
         else:
             centre = contract.fair - options.skew_money_per_unit * contract.position
-            tick = options.tick_money
             targets = (
-                math.floor((centre - options.half_width_money) / tick) * tick,
-                math.ceil((centre + options.half_width_money) / tick) * tick,
+                math.floor((centre - options.half_width_money) / tick_money) * tick_money,
+                math.ceil((centre + options.half_width_money) / tick_money) * tick_money,
             )
         for is_buy, target in zip((True, False), targets, strict=True):
             asked.extend(_one_side(options, place, contract, is_buy, target))
     return asked
 
 
-def _one_side(
-    options: FixedWidthOptions, place: int, contract: ContractState, is_buy: bool, target: float
-) -> list[Intent]:
+def _one_side(options: FixedWidth, place: int, contract: ContractState, is_buy: bool, target: float) -> list[Intent]:
     side, working = (Side.BUY if is_buy else 0), contract.working(is_buy)
     if not target > 0:
         return [] if working is None else [Intent(place, side | Side.CANCEL)]

@@ -208,7 +208,8 @@ void bind_transport(nb::module_& module) {
     module.def("record_constants", record_constants);
 
     nb::class_<RingWriter>(module, "RingWriter")
-        .def(nb::init<const std::string&, std::uint64_t, bool>(), "path"_a, "capacity"_a, "lossless"_a)
+        .def(nb::init<const std::string&, std::uint64_t, bool>(), "path"_a, "capacity"_a, "lossless"_a,
+             nb::call_guard<nb::gil_scoped_release>())
         .def("write", write, "records"_a.none())
         .def(
             "send_stamped",
@@ -223,7 +224,8 @@ void bind_transport(nb::module_& module) {
         .def_prop_ro("capacity", &RingWriter::capacity);
 
     nb::class_<RingReader>(module, "RingReader")
-        .def(nb::init<const std::string&, const std::string&, bool>(), "path"_a, "name"_a, "lossless"_a)
+        .def(nb::init<const std::string&, const std::string&, bool>(), "path"_a, "name"_a, "lossless"_a,
+             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "read",
             [](RingReader& reader, nb::handle out) {

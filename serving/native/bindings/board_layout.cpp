@@ -136,6 +136,7 @@ nb::dict board_layout() {
 
 void bind_board_layout(nb::module_& module) {
     module.def("board_layout", &board_layout);
+    module.def("histogram_slot", &Histogram::slot_of, nb::arg("ns"));
     nb::dict controls, signals;
     controls["KILL"] = static_cast<int>(ControlCode::kill);
     controls["REDUCE"] = static_cast<int>(ControlCode::reduce);

@@ -83,7 +83,8 @@ void Loop::handle(const Record& record) {
     if (record.header.kind == Kind::control) {
         const double* value = record.control.value;
         const auto code = static_cast<ControlCode>(record.header.flags);
-        if (code == ControlCode::kill && value[3] > 0)
+        // A garbled place doesn't lose a kill: it acts at once.
+        if (code == ControlCode::kill && value[3] >= 1 && value[3] <= 0x1p53)
             kill_before_ = static_cast<std::uint64_t>(value[3]), replayed_kill_ = value[0];
         else
             act(code, value[0]);
@@ -216,14 +217,13 @@ void Loop::decide() {
 void Loop::submit(const Intent& intent) {
     ++asked_;
     const bool replayed = asked_ == kill_before_;
-    if (replayed)
-        board_->kill.store(std::max(1u, static_cast<std::uint32_t>(replayed_kill_)), std::memory_order_relaxed);
+    if (replayed) board_->kill.store(static_cast<std::uint32_t>(KillSource::asked), std::memory_order_relaxed);
     const bool halted = gate_.state() == State::halted;
     gate_.submit(intent, market_, states_);
     if (halted || gate_.state() != State::halted || gate_.why() != Reason::kill_switch) return;
     const std::uint32_t asked_by = board_->kill.exchange(0, std::memory_order_acq_rel);
     const double source = replayed ? replayed_kill_ : asked_by;
-    discard_resumes();
+    killed_within_event_ = true;
     ++counts_.controls;
     tell(SignalCode::control_acted, 0, static_cast<double>(ControlCode::kill), source,
          static_cast<double>(counts_.market_records - 1), static_cast<double>(asked_));
@@ -231,6 +231,10 @@ void Loop::submit(const Intent& intent) {
 
 // Before every record: what was asked from outside.
 void Loop::look_outside() {
+    if (killed_within_event_) {
+        killed_within_event_ = false;
+        discard_resumes();
+    }
     if (board_->kill.load(std::memory_order_acquire)) {
         const double source = board_->kill.exchange(0, std::memory_order_acq_rel);
         discard_resumes();

@@ -127,6 +127,7 @@ class Loop {
     bool sweep_when_due(std::int64_t now_ns);
     void sweep_slice();
     void publish(std::int64_t now_ns);
+    void show_alive(std::int64_t now_ns);
     void publish_ring(const RingReader& ticks);
 
     // What is valued and decided with.
@@ -168,6 +169,7 @@ class Loop {
     std::uint64_t asked_ = 0;        // intents given to the gate
     std::uint64_t kill_before_ = 0;  // a replayed kill acts before that one; 0: none waits
     double replayed_kill_ = 0;       // its source
+    bool killed_within_event_ = false;
 
     struct Counts {  // published now and then
         std::uint64_t records, market_records, events, trades, fills, signals, skipped, unknown, time_went_back, gaps,

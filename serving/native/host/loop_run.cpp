@@ -56,14 +56,15 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
     show(board_->running, 1u);
     RunEnd end = RunEnd::stopped;
     Record record;
+    std::uint64_t told = counts_.signals;
     const auto tell_all = [&] {
+        told = counts_.signals;
         publish(now);
         publish_ring(ticks);
         show(board_->allocations, allocation_count() - allocated);
     };
     while (!board_->stop.load(std::memory_order_acquire)) {
         const bool came = quiet && run.sleep ? ticks.wait(record, sleep_us) : ticks.read(record);
-        const std::uint64_t acted = counts_.controls + counts_.controls_refused;
         look_outside();  // after the read: a record written after a kill never comes before it
         if (came) {
             handle(record);
@@ -76,16 +77,18 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
             continue;
         }
         // No pause instruction here: it delays the next look by 50 ns, and virtual machines trap it.
-        if (idle++ == 0) last_record = now = Stopwatch::kernel_ns(), tell_all();
-        if (counts_.controls + counts_.controls_refused != acted) now = Stopwatch::kernel_ns(), tell_all();
+        const bool first_look = idle++ == 0, control_acted = counts_.signals != told;
+        if (first_look || control_acted) now = Stopwatch::kernel_ns(), tell_all();
+        if (first_look) last_record = now;
         if (sweep_when_due(now)) {
             now = Stopwatch::kernel_ns();
+            if (!swept_) tell_all();  // the whole chain
             continue;
         }
         quiet = true;
         if (!run.sleep && idle % spins_a_look) continue;
         now = Stopwatch::kernel_ns();
-        show(board_->alive_ns, now);
+        show_alive(now);
         if (run.idle_exit_ns && now - last_record >= run.idle_exit_ns) {
             end = RunEnd::idle;
             break;
@@ -155,6 +158,11 @@ void Loop::publish_ring(const RingReader& ticks) {
     show(board_->writers, ticks.writers());
 }
 
+void Loop::show_alive(std::int64_t now) {
+    show(board_->alive_ns, now);
+    show(board_->sweep_age_ns, whole_sweep_began_ns_ ? now - whole_sweep_began_ns_ : std::int64_t{-1});
+}
+
 void Loop::publish(std::int64_t now) {
     Board& board = *board_;
     show(board.records, counts_.records);
@@ -176,8 +184,7 @@ void Loop::publish(std::int64_t now) {
     show(board.controls_refused, counts_.controls_refused);
     show(board.unheard, intents_.beyond_room());
     show(board.event_ns, market_.event_ns);
-    show(board.alive_ns, now);
-    show(board.sweep_age_ns, whole_sweep_began_ns_ ? now - whole_sweep_began_ns_ : std::int64_t{-1});
+    show_alive(now);
     show(board.spot, market_.spot);
     show(board.profit, gate_.profit());
     show(board.best_profit, gate_.best_profit());

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ctime>
 
 #include "transport/ring.hpp"
 #include "transport/ring_file.hpp"
@@ -33,6 +34,16 @@ bool has_name(const ReaderEntry& entry, const NameWords& name) {
     for (size_t place = 0; place < ring::name_words; ++place)
         if (entry.name[place].load(std::memory_order_relaxed) != name[place]) return false;
     return true;
+}
+
+// Held for microseconds, by readers that come and by a lossless writer; longer only by a process that was stopped.
+void lock_table(const std::string& path, SharedFile& file) {
+    constexpr std::int64_t patience_ns = 5'000'000'000;
+    constexpr timespec pause = {0, 100'000};
+    for (const std::int64_t begin = monotonic_ns(); !file.lock(ring::table_lock); ::nanosleep(&pause, nullptr))
+        if (monotonic_ns() - begin > patience_ns)
+            refuse_ring(path, "its table of readers locked", "it free within 5 s",
+                        "a process that joins it was stopped: let it go on, or end it");
 }
 
 off_t lock_of(size_t place) {
@@ -144,7 +155,7 @@ RingReader::RingReader(const std::string& path, const std::string& name, bool lo
     ring::Header& header = *self.ring.header;
     bool resumed = false;
     if (!name.empty() || lossless) {
-        self.ring.file->wait_and_lock(ring::table_lock);
+        lock_table(path, *self.ring.file);
         self.entry = &self.entry_of(path, name, resumed);
         if (!resumed) self.entry->next.store(header.written.load(std::memory_order_acquire), std::memory_order_release);
         self.entry->process.store(::getpid(), std::memory_order_relaxed);
@@ -153,8 +164,9 @@ RingReader::RingReader(const std::string& path, const std::string& name, bool lo
         self.ring.file->unlock(ring::table_lock);
         if (lossless) {
             header.joined.store(1, std::memory_order_release);
-            // From here on the writer waits for us; where there is no such barrier, its next look comes a little later.
-            barrier_everywhere();
+            // From here on the writer waits for us.
+            constexpr timespec until_it_looks = {0, 1'000'000};
+            if (!barrier_everywhere()) ::nanosleep(&until_it_looks, nullptr);
         }
     }
     self.next =
@@ -202,7 +214,7 @@ bool RingReader::wait_until_ready(std::int64_t timeout_us) {
     if (timeout_us <= 0) return false;
     // A wake-up can only be missed where the system has no such barrier: then the sleep is short.
     constexpr std::int64_t longest_when_unsure_ns = 500'000;
-    const std::int64_t end = monotonic_ns() + timeout_us * 1000;
+    const std::int64_t end = monotonic_ns() + std::min(timeout_us, longest_us) * 1000;
     for (;;) {
         self.ring.header->asleep.store(1, std::memory_order_seq_cst);
         const bool sure = barrier_everywhere() && self.ring.header->writer_reached.load(std::memory_order_relaxed) != 0;

@@ -4,6 +4,7 @@
 // every one of these is a plain store. `written` follows: it may lag by the record of a writer killed in between.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <ctime>
 
@@ -20,7 +21,8 @@ struct RingWriter::Impl {
     std::uint64_t next = 0;   // number of the record to be written
     std::uint64_t limit = 0;  // lossless: first record for which readers must be looked at again
     std::uint64_t waits = 0;
-    bool waiting = false;  // a counted wait isn't over
+    std::int64_t looked_for_dead = 0;  // when, CLOCK_MONOTONIC nanoseconds
+    bool waiting = false;              // a counted wait isn't over
     bool lossless = false;
 
     void put(const Record& record) {
@@ -38,6 +40,7 @@ struct RingWriter::Impl {
     // A reader that falls asleep sets the flag, then sends a barrier through this thread, then looks at the slot once
     // more: it sees the record, or we see its flag. So nothing is paid here but a load.
     void tell_sleepers() {
+        std::atomic_signal_fence(std::memory_order_seq_cst);  // the compiler keeps the order that the barrier counts on
         if (ring.header->asleep.load(std::memory_order_relaxed) != 0) [[unlikely]] {
             ring.header->asleep.store(0, std::memory_order_release);
             wake_all(ring.header->asleep);
@@ -94,7 +97,6 @@ bool RingWriter::Impl::wait_for_room(std::int64_t timeout_ns) {
     constexpr std::int64_t dead_every_ns = 2'000'000;
     constexpr timespec pause = {0, 20'000};
     const std::int64_t begin = monotonic_ns();
-    std::int64_t looked_for_dead = begin;
     for (int looks = 0;; ++looks) {
         if (look_at_readers()) return true;
         if (looks < looks_before_sleep) continue;
@@ -141,7 +143,7 @@ void RingWriter::write_many(const Record* records, size_t count) {
 }
 
 bool RingWriter::room(std::int64_t timeout_us) {
-    return impl_->make_room(timeout_us * 1000);
+    return impl_->make_room(std::min(timeout_us, longest_us) * 1000);
 }
 
 std::uint64_t RingWriter::written() const {

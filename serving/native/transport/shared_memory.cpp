@@ -183,12 +183,6 @@ bool SharedFile::lock(off_t byte) {
     refuse_errno(path_, "can't be locked", errno);
 }
 
-void SharedFile::wait_and_lock(off_t byte) {
-    struct flock wanted = one_byte(F_WRLCK, byte);
-    while (::fcntl(descriptor_, F_OFD_SETLKW, &wanted) != 0)
-        if (errno != EINTR) refuse_errno(path_, "can't be locked", errno);
-}
-
 void SharedFile::unlock(off_t byte) {
     struct flock wanted = one_byte(F_UNLCK, byte);
     if (::fcntl(descriptor_, F_OFD_SETLK, &wanted) != 0) refuse_errno(path_, "can't be unlocked", errno);

@@ -40,7 +40,6 @@ class SharedFile {
     std::byte* map(size_t bytes);               // all of it, every page present
 
     bool lock(off_t byte);  // false if somebody else has it
-    void wait_and_lock(off_t byte);
     void unlock(off_t byte);
     bool locked_by_another(off_t byte) const;
 
@@ -67,5 +66,6 @@ bool be_reached_by_barriers();
 bool barrier_everywhere();
 
 std::int64_t monotonic_ns();
+inline constexpr std::int64_t longest_us = 1'000'000'000'000;  // longer times to wait are taken as this
 
 }  // namespace strikeforge

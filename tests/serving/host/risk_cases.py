@@ -274,7 +274,14 @@ for greek, unit in (("delta", 2.0), ("gamma", 0.5), ("vega", 8.0)):  # of one co
         passes(desk.order(BUY, quantity=2.0))
         return desk.order(BUY, quantity=2.5, action=REPLACE)
 
-    for check in (greater, less, back_from_beyond, unpriced_counts_nothing):
+    def with_what_works(desk: Desk, greek: str = greek) -> str:
+        passes(desk.order(BUY, quantity=1.0, contract=1))
+        passes(desk.order(SELL, 3.0, quantity=2.0, contract=1))  # pulls the other way
+        passes(desk.order(BUY, quantity=1.0))
+        passes(desk.order(BUY, 1.75, quantity=1.0, action=REPLACE))  # the one replaced doesn't count
+        return desk.order(BUY, quantity=1.25, action=REPLACE)
+
+    for check in (greater, less, back_from_beyond, unpriced_counts_nothing, with_what_works):
         CASES.append(Case(greek, check.__name__, check, {greek: 2 * unit}))
 
 

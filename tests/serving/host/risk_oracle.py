@@ -141,10 +141,11 @@ class Oracle:
             return "none"
         if flags & REPLACE:
             self.cancel(contract, side)
-        self.in_a_row += 1
+        reason = min(broken, key=REFUSALS.index)
+        self.in_a_row += reason not in ("halted", "reducing")
         if self.in_a_row >= self.limits.reject_burst_count:
             self.halt("reject_burst")
-        return min(broken, key=REFUSALS.index)
+        return reason
 
     def broken(self, contract: int, flags: int, price: float, quantity: float) -> set[str]:
         """Every rule that the order breaks, as far as it is an order at all."""
@@ -182,7 +183,13 @@ class Oracle:
         for name in ("delta", "gamma", "vega"):
             known = np.nan_to_num(book[name], nan=0.0)
             total = float((book["position"] * known).sum()) * limits.multiplier
-            after = total + signed * float(known[contract]) * limits.multiplier
+            moves = [
+                (size if side_of else -size) * float(known[place]) * limits.multiplier
+                for (place, side_of), (_, _, size) in self.works.items()
+                if (place, side_of) != (contract, side)
+            ]
+            change = signed * float(known[contract]) * limits.multiplier
+            after = total + change + sum(move for move in moves if (move > 0 < change) or (move < 0 and change <= 0))
             rules[name] = abs(after) > max(getattr(limits, name), abs(total))
         return out | {name for name, is_broken in rules.items() if is_broken}
 
@@ -211,6 +218,30 @@ def drive(core: Any, pick: Pick[Any], steps: int) -> Counter[str]:
     assert desk.gate.profit == oracle.profit
     log.audit()
     return log.reasons
+
+
+def fills_in_any_order(core: Any, pick: Pick[Any], steps: int) -> None:
+    """Orders and fills at constant Greeks: positions and every Greek of the portfolio stay within their limits."""
+    chosen = {name: pick(TIGHT[name]) for name in ("position_quantity", "delta", "gamma", "vega")}
+    desk = Desk(core, limits_with(**chosen), CONTRACTS)
+    for place, sign in enumerate((1.0, -1.0, 0.5)):  # a call, a put, one farther out
+        desk.set(place, delta=0.5 * sign, gamma=0.125 * abs(sign), vega=2.0 * abs(sign))
+    for _ in range(steps):
+        place, side = pick(range(CONTRACTS)), pick((0, BUY))
+        works = bool(desk.contracts[place]["buy" if side else "sell"]["id"])
+        act = pick(("order", "order", "fill", "cancel"))
+        if act == "fill" and works:
+            desk.fill(place, side)
+            desk.tick()
+        elif act == "order":
+            price = 1.75 if side else 2.25
+            desk.order(side, price, pick((1.0, 2.0, 3.0)), contract=place, action=REPLACE if works else NEW)
+        elif act == "cancel":
+            desk.cancel(side, place)
+        held = desk.contracts["position"]
+        assert np.abs(held).max() <= desk.limits.position_quantity
+        for name in ("delta", "gamma", "vega"):
+            assert abs((held * desk.contracts[name]).sum()) * desk.limits.multiplier <= getattr(desk.limits, name)
 
 
 def move_market(desk: Desk, oracle: Oracle, log: Log, pick: Pick[Any]) -> None:

@@ -1,4 +1,4 @@
-"""A host to run: a pulled release, chain, limits, configuration; the real command in a process; ticks that a test makes.
+"""A host to run: a pulled release, chain, limits, configuration; the real command in a process; ticks of a test.
 
 The feed is `external`: the test writes the tick ring, so that it decides when what comes.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from serving.host.board import Board, open_board
 from serving.host.contracts import listed_chain, write_contracts
-from serving.host.records import QUOTE, RECORD, TRADE, Kind, Records
+from serving.host.records import FILL, QUOTE, RECORD, TRADE, Kind, Records
 from serving.host.ring import RingReader, RingWriter
 from serving.host.status import HostStatus, read_status
 from tests.serving.host.tick_bundle import MODEL, STEP_NS
@@ -46,6 +46,8 @@ class RunHost:
     directory: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
     written: int = 0
+    _fills: RingReader | None = None
+    _filled: list[Records] = field(default_factory=list)
 
     @property
     def config(self) -> Path:
@@ -69,7 +71,7 @@ class RunHost:
             values[name] = {key: one for key, one in (values[name] | changes).items() if one is not None}
         lines = [f"directory = {json.dumps(str(self.directory))}"]
         for name, table in values.items():
-            lines += [f"[{name}]", *(f"{key} = {json.dumps(one)}" for key, one in table.items())]
+            lines += [f"[{name}]", *(f"{key} = {toml(one)}" for key, one in table.items())]
         self.config.write_text("\n".join(lines) + "\n")
 
     def limit(self, **changes: Any) -> None:
@@ -108,6 +110,16 @@ class RunHost:
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.directory / "host.log").read_text().splitlines()]
 
+    def open_fills(self) -> None:
+        """Follow the fill ring from now on."""
+        self._fills = RingReader(self.directory / "fills.ring")
+
+    def fills(self) -> Records:
+        """All fills since `open_fills`."""
+        assert self._fills is not None
+        self._filled.append(self._fills.read(65536).view(FILL))
+        return np.concatenate(self._filled)
+
     def tick(self, records: Records) -> None:
         """Write the tick ring, and wait until the loop has read it."""
         with RingWriter(self.directory / "ticks.ring") as ring:
@@ -140,6 +152,35 @@ class RunHost:
             process.communicate()
 
 
+def toml(value: Any) -> str:
+    """Texts, lists, numbers and flags as JSON writes them, and inline tables."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value)
+
+
+def tick_files(folder: Path, records: Records) -> list[str]:
+    """The same ticks as a vendor's files of trades and best quotes, for the layout binance_l2."""
+    trades, quotes = (
+        records[records["kind"] == Kind.TRADE].view(TRADE),
+        records[records["kind"] == Kind.QUOTE].view(QUOTE),
+    )
+    tables = {
+        "spot_btcusdt_20240808_trades.csv": {
+            "recv_ns": trades["event_ns"], "price": trades["price"], "qty": trades["size"],
+            "aggressor": np.where(trades["flags"] == 1, 1, -1),
+        },
+        "spot_btcusdt_20240808_bbo.csv": {
+            "recv_ns": quotes["event_ns"], "bid_px": quotes["bid"], "bid_sz": quotes["bid_size"],
+            "ask_px": quotes["ask"], "ask_sz": quotes["ask_size"],
+        },
+    }  # fmt: skip
+    for name, columns in tables.items():
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        (folder / name).write_text("\n".join([",".join(columns), *(",".join(map(repr, row)) for row in rows)]) + "\n")
+    return [str(folder / name) for name in tables]
+
+
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
     out, err = process.communicate(timeout=PATIENCE_S)
@@ -165,8 +206,3 @@ def ticks(count: int, *, seed: int = 0, first: int = 0) -> Records:
     trades["price"][is_trade] = mid[is_trade] + random.normal(0, 30.0, count)[is_trade]
     trades["size"][is_trade] = 0.1
     return records
-
-
-def all_of(ring: Path) -> RingReader:
-    """A reader that begins with the next record; open it before what it is to see."""
-    return RingReader(ring)

@@ -200,6 +200,18 @@ def test_silent_connections_do_not_keep_a_kill_out(host: Host) -> None:
         connection.close()
 
 
+def test_too_many_connections_close_the_one_that_was_silent_for_longest(host: Host) -> None:
+    silent = []
+    with connect(host) as busy, busy.makefile("rb") as answers:
+        for _ in range(3 * control.MOST_CONNECTIONS):
+            busy.sendall(b'{"command": "status"}\n')
+            assert json.loads(answers.readline())["ok"]
+            silent.append(connect(host))
+    assert silent[0].recv(1) == b""
+    for connection in silent:
+        connection.close()
+
+
 def test_a_peer_that_reads_nothing_is_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "COMMANDS_PER_SECOND", 1e9)
     monkeypatch.setattr(control, "MOST_UNSENT", 1 << 10)

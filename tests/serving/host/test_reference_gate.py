@@ -75,11 +75,11 @@ LIMITS = {
     "collar_money": [0.0, 0.5, math.inf], "collar_share": [0.0, 0.1], "order_quantity": [0.0, 2.0, math.inf],
     "position_quantity": [0.0, 2.0, math.inf], "notional_money": [0.0, 300.0, math.inf], "delta": [0.0, 20.0, math.inf],
     "gamma": [0.0, 1.0, math.inf], "vega": [0.0, 200.0, math.inf], "loss_money": [0.0, 50.0, math.inf],
-    "drawdown_money": [0.0, 30.0, math.inf], "order_rate_count": [0.0, 1.0, 2.5, math.inf],
-    "order_rate_window_ns": [0, 1, 25_000_000, 2**63 - 1], "stale_book_ns": [0, 29_000_000, 2**63 - 1],
+    "drawdown_money": [0.0, 30.0, math.inf], "order_rate_count": [0.0, 1.0, 3.0, math.inf],
+    "order_rate_window_ns": [1, 25_000_000, 2**63 - 1], "stale_book_ns": [0, 29_000_000, 2**63 - 1],
     "anomaly_score": [0.0, math.inf], "clipped_share": [0.0, 1.0], "market_move_share": [0.0, 0.01, math.inf],
     "market_move_window_ns": [0, 5_000_000, 2**63 - 1], "market_move_pause_ns": [0, 5_000_000, 2**63 - 1],
-    "reject_burst_count": [1.0, 2.5, math.inf], "multiplier": [1.0, 0.1], "tick_money": [0.25, 0.1],
+    "reject_burst_count": [1.0, 3.0, math.inf], "multiplier": [1.0, 0.1], "tick_money": [0.25, 0.1],
 }  # fmt: skip
 
 

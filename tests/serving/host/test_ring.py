@@ -190,9 +190,13 @@ def test_a_view_outlives_its_reader(tmp_path: Path) -> None:
 def test_closed_ends_refuse(tmp_path: Path) -> None:
     writer = RingWriter(tmp_path / "r", 8)
     reader = RingReader(tmp_path / "r")
+    assert writer.native.written == 0
+    writer.close()
     writer.close()
     reader.close()
     reader.close()
+    with pytest.raises(HostError, match="was closed: open it anew"):
+        _ = writer.native
     with pytest.raises(HostError, match="was closed: open it anew"):
         writer.write(PATTERN[:1])
     with pytest.raises(HostError, match="was closed: open it anew"):
@@ -207,7 +211,7 @@ def test_closed_ends_refuse(tmp_path: Path) -> None:
         (np.zeros(4, RECORD)[::2], r"shape \(2,\)"),
         (np.zeros(3, np.dtype("V56")), "V56"),
         (np.zeros(3, RECORD.newbyteorder(">")), ">f8"),
-        ([1, 2, 3], "int64"),
+        ([1, 2, 3], "found list"),
     ],
 )
 def test_what_are_no_records_is_refused(tmp_path: Path, wrong: np.ndarray, found: str) -> None:

@@ -157,6 +157,14 @@ def test_refusals_in_a_row_halt() -> None:
     assert desk.state == "ACTIVE"
 
 
+def test_what_the_state_refuses_is_no_burst() -> None:
+    """A quoter that goes on asking through a pause of the market isn't halted by it."""
+    desk = Desk(CORE, limits_with(reject_burst_count=3.0))
+    desk.reduce()
+    assert {desk.order() for _ in range(10)} == {"reducing"}
+    assert desk.state == "REDUCING"
+
+
 def test_halted_keeps_its_first_reason_and_hears_no_reduce() -> None:
     desk = in_market()
     desk.halt("operator_asked")

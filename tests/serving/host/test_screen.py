@@ -49,7 +49,8 @@ def test_numbers_stand_where_they_belong() -> None:
     shown = text(
         counters=counters, gauges={"profit": -12.5, "spot": 61_500.25}, refused_by={"price_collar": 7, "delta": 0}
     )
-    assert re.search(r"totals +events 20,000 +records 0 +orders 31", shown)
+    assert re.search(r"^ +events +records +orders +cancels +fills +refused$", shown, re.MULTILINE)
+    assert re.search(r"^total +20,000 +0 +31 +0 +0 +0$", shown, re.MULTILINE)
     assert "lost 3, gaps 2, writers 1" in shown
     assert "profit    -12.50" in shown
     assert "spot 61,500.25" in shown
@@ -65,7 +66,7 @@ def test_rates_are_of_the_time_between_two_looks() -> None:
     before = Look(status(counters={"events": 1000, "orders": 5}))
     later = status(counters={"events": 41_000, "orders": 6}, read_ns=12_000_000_000, alive_ns=12_000_000_000)
     shown = "\n".join(frame("x", facts(), Look(later), before, WIDE))
-    assert re.search(r"rates +events 20,000/s +records 0/s +orders 0.5/s", shown)
+    assert re.search(r"^per s +20,000 +0 +0.5 +0 +0 +0$", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize("state", STATES)
