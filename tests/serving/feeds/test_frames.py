@@ -288,3 +288,9 @@ def test_options_that_cannot_be_are_refused() -> None:
                     {"reorder_ns": -1}, {"what": 1}):  # fmt: skip
         with pytest.raises(ValueError, match=r"capacity|reorder|jump|what"):
             native.core().FrameStream(options)
+
+
+def test_both_sides_mean_the_same_layout() -> None:
+    core = native.core()
+    assert (core.FRAME_HEADER_BYTES, core.MOST_FRAME_RECORDS) == (HEADER.size, MOST_RECORDS)
+    assert (core.RECORD_BYTES, core.RECORD_BYTES) == (RECORD.itemsize, len(records(1).tobytes()))
