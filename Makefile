@@ -33,7 +33,7 @@ TARGET_NAME := "$${STRIKEFORGE_TARGET:?must be given: make compile MODEL=... TAR
 .PHONY: help install native wheel sanitize sanitize-address sanitize-thread compile repro test test-fast check lint types arrows workflows sample clean \
 	servers sweep retrain promote rollback retire status history diff lineage verify reconcile refresh channel mlflow-server preflight \
 	chaos-release \
-	bench-accuracy bench-ablations bench-worlds bench-regimes bench-training bench-engines bench-options
+	bench-accuracy bench-ablations bench-worlds bench-regimes bench-training bench-engines bench-options bench-host
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -80,11 +80,14 @@ sanitize: sanitize-address sanitize-thread  ## the native core's tests under add
 # The address sanitizer brings its own operator new, so what counts ours has nothing to count there. Threads: the tests
 # that start some.
 sanitize-address: SANITIZERS := address,undefined
-sanitize-address: SANITIZED_TESTS := tests/serving/native tests/serving/test_repricing.py --ignore=tests/serving/native/test_allocations.py
+sanitize-address: SANITIZED_TESTS := tests/serving/native tests/serving/test_repricing.py tests/serving/host/test_book.py \
+	tests/serving/host/test_tick_features.py tests/serving/host/test_loop.py tests/serving/host/test_reference_loop.py tests/serving/host/test_risk_streams.py \
+	tests/serving/feeds/test_frames.py --ignore=tests/serving/native/test_allocations.py
 sanitize-address: OPTIONS := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1
 sanitize-thread: SANITIZERS := thread
-sanitize-thread: SANITIZED_TESTS := tests/serving/native/test_extremes.py tests/serving/native/test_surface_net.py
+sanitize-thread: SANITIZED_TESTS := tests/serving/native/test_extremes.py tests/serving/native/test_surface_net.py tests/serving/native/test_ring.py \
+	tests/serving/host/test_loop_controls.py
 sanitize-thread: OPTIONS := LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
 	TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1
 
@@ -161,6 +164,9 @@ bench-engines: $(READY) $(BIN)/.bench  ## latency of every engine against its pe
 
 bench-options: $(READY) $(BIN)/.bench  ## options mathematics and chain repricing against their peers [ARGS=]
 	python -m benchmarks.options $(ARGS)
+
+bench-host: $(READY) $(BIN)/.bench  ## tick to order: strikeforge-host run itself, rings and their peers, size [ARGS=--data DIR]
+	python -m benchmarks.host $(ARGS)
 
 chaos-release: $(INSTALLED) servers  ## kills, power cuts, races and forgeries over every store [ARGS=]
 	python -m benchmarks.chaos_release $(ARGS)

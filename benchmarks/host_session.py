@@ -23,9 +23,10 @@ from serving.feeds.tape import Heartbeats, Tape
 from serving.host.board import open_board
 from serving.host.config import read_config
 from serving.host.config_types import HostConfig
+from serving.host.contracts import read_contracts
 from serving.host.limits import read_limits
+from serving.host.loop import FixedWidth
 from serving.host.records import Records
-from serving.host.reference.contracts import Quoted
 from serving.host.reference.loop import ReferenceLoop
 from serving.host.ring import RingReader, RingWriter
 
@@ -45,17 +46,6 @@ class Session:
     signals: Records
     board: dict[str, Any]
     said: str
-
-
-@dataclass(frozen=True)
-class Quoter:
-    """Of the fixed width, as the reference takes it."""
-
-    half_width_money: float
-    quantity: float
-    requote_money: float
-    skew_money_per_unit: float
-    tick_money: float
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,8 @@ def run(bench: Bench) -> Session:
         board = open_board(config.board).read()
         if board["lost"] or board["gaps"]:
             raise HostError(f"the loop lost {board['lost']} records, {board['gaps']} gaps: {done.stdout}")
-        return Session(*(_all_of(ring) for ring in rings), board, done.stdout)
+        orders, fills, signals = (_all_of(ring) for ring in rings)
+        return Session(orders, fills, signals, board, done.stdout)
     finally:
         shutil.rmtree(config.directory, ignore_errors=True)
 
@@ -111,15 +102,8 @@ def _all_of(ring: Path) -> Records:
 
 def reference(bench: Bench, engine: NativeEngine, *, without: tuple[str, ...] = ()) -> ReferenceLoop:
     """The slow reference of the same host."""
-    from serving.host.contracts import read_contracts
-
-    config, strategy = bench.config, bench.config.strategy
+    config, told = bench.config, bench.config.strategy
     limits = read_limits(config.risk.limits, config.risk.public_key)
     chain = read_contracts(config.chain.file, config.chain.reference_price, quoted=config.chain.quoted)
-    columns = (chain.strike, chain.tau_years, chain.carry, chain.discount, chain.right, chain.last_volatility)
-    quoted = [Quoted(*row) for row in zip(*(column[: chain.quoted].tolist() for column in columns), strict=True)]
-    options = Quoter(
-        strategy.half_width_money, strategy.quantity, strategy.requote_money, strategy.skew_money_per_unit,
-        limits.tick_money,
-    )  # fmt: skip
-    return ReferenceLoop(engine, bench.host.spec, quoted, chain.reference_spot, limits, options, without=without)
+    quoter = FixedWidth(told.half_width_money, told.quantity, told.requote_money, told.skew_money_per_unit)
+    return ReferenceLoop(engine, bench.host.spec, chain, limits, quoter, without=without)

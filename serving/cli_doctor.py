@@ -1,7 +1,7 @@
 """`strikeforge-host doctor`: what of this host costs a hot loop its microseconds, and what mends it.
 
     strikeforge-host doctor                          findings for the core that a loop would be given
-    strikeforge-host doctor --core 3 --process PID   for that core, and the running loop (a process or thread)
+    strikeforge-host doctor --process PID            for a running loop (a process or thread) and the core it is on
     strikeforge-host doctor --core 3 --apply governor,irqs --undo-script undo.sh
 
 Data in: /proc and /sys, short measurements. Data out: text on stdout, or one JSON object. Invariants: nothing is
@@ -21,10 +21,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serving.errors import HostError
+from serving.host.config import read_config
 from serving.host.doctor import examine, likely_core
 from serving.host.doctor_apply import ITEMS, Change, Outcome, apply
 from serving.host.doctor_finding import Finding, Host, Verdict
 from serving.host.doctor_probes import probe
+from serving.host.doctor_process import loops_thread
 from serving.host.doctor_tree import Tree
 from serving.released import write_lines
 
@@ -37,7 +39,8 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--core", type=_core, metavar="N", help="the loop's core (default: the last isolated, or usable)"
     )
-    parser.add_argument("--process", type=_process, metavar="PID", help="the running loop, or its thread")
+    parser.add_argument("--config", type=Path, metavar="C", help="take the core from this configuration of `run`")
+    parser.add_argument("--process", type=_process, metavar="PID", help="a running loop, or its thread")
     parser.add_argument(
         "--seconds", type=_seconds, default=1.0, metavar="S", help="length of the idle probe (default 1, 0: no probes)"
     )
@@ -60,18 +63,35 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     process = arguments.process or "self"
     if arguments.process and not tree.has(f"proc/{process}/status"):
         raise HostError(f"--process {process}: there is no such process or thread")
-    core, why = (arguments.core, "as asked") if arguments.core is not None else likely_core(tree, process)
-    host = Host(tree, core, process)
+    asked, why = _asked_core(arguments)
+    if asked is None:
+        core, why = likely_core(tree, process)
+        named = Host(tree, core, process)
+        host = loops_thread(named) if arguments.process else named
+        if host.core != core:
+            why = f"where a thread of process {process} is pinned"
+    else:
+        named = Host(tree, asked, process)
+        host = loops_thread(named, asked) if arguments.process else named
     with _undo_script(arguments.undo_script if arguments.apply else None) as keep_undo:
         changes = apply(host, arguments.apply, keep_undo)
     findings = examine(host)
     if arguments.seconds > 0 and arguments.root == Path("/"):
-        findings += probe(core, arguments.seconds)
+        findings += probe(host.core, arguments.seconds, occupied=arguments.process is not None)
     report = _json(host, changes, findings) if arguments.json else _lines(host, why, changes, findings)
     write_lines(report)
     refused = any(change.outcome is Outcome.REFUSED for change in changes)
     unfit = arguments.strict and any(finding.verdict is Verdict.BAD for finding in findings)
     return NOT_FIT if refused or unfit else 0
+
+
+def _asked_core(arguments: argparse.Namespace) -> tuple[int | None, str]:
+    """The core that the person names, and how; None where nobody does."""
+    if arguments.core is not None:
+        return arguments.core, "as asked"
+    if arguments.config is not None:
+        return read_config(arguments.config).loop.core, f"[loop] core of {arguments.config.name}"
+    return None, ""
 
 
 def _json(host: Host, changes: list[Change], findings: list[Finding]) -> list[str]:
@@ -86,7 +106,7 @@ def _json(host: Host, changes: list[Change], findings: list[Finding]) -> list[st
 
 
 def _lines(host: Host, why: str, changes: list[Change], findings: list[Finding]) -> Iterator[str]:
-    yield f"core {host.core} ({why}), process {host.process}"
+    yield f"core {host.core} ({why}), {_of(host)}"
     for change in changes:
         yield from _change_lines(change)
     width = max(len(finding.topic) for finding in findings)
@@ -99,6 +119,10 @@ def _lines(host: Host, why: str, changes: list[Change], findings: list[Finding])
         if finding.remedy:
             yield f"{indent}-> {finding.remedy}"
     yield ", ".join(f"{count} {verdict}" for verdict, count in _counts(findings).items())
+
+
+def _of(host: Host) -> str:
+    return "no running loop" if host.process == "self" else f"thread {host.process}"
 
 
 def _change_lines(change: Change) -> Iterator[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -25,12 +25,13 @@ import numpy.typing as npt
 
 from serving.errors import DataError
 from serving.feeds.tape import QUOTE_RANK, TRADE_RANK, Part, Sieve, Whole, part_of
-from serving.feeds.vendor_files import ColumnKind, Columns, VendorFile, open_vendor_file
+from serving.feeds.vendor_files import ColumnKind, Columns, VendorFile, Words, open_vendor_file
 from serving.host.records import QUOTE, RECORD, TRADE, Kind, QuoteFlags
 
 ZONE = "America/New_York"
 NAME = re.compile(r"(?P<symbol>[a-z0-9.]+?)(_\d{8})?_(quotes?|trades?)\b", re.IGNORECASE)
-DAY_MS, HOUR_MS, MS_NS = 86_400_000, 3_600_000, 1_000_000
+DAY_MS, HOUR_MS, MS_NS, HOURS = 86_400_000, 3_600_000, 1_000_000, 24
+FIRST_DAY, LAST_DAY = date(2000, 1, 1), date(2099, 12, 31)
 COMMON: dict[str, ColumnKind] = {"date": "text", "ms": "whole", "condition": "text", "suspicious": "whole"}
 QUOTES = ("bid", "bid_size", "ask", "ask_size")
 TRADES = ("price", "size")
@@ -88,44 +89,43 @@ def _read(
     return columns, sieve, event_ns
 
 
-def _utc(file: str, dates: npt.NDArray[np.str_], ms: Whole) -> Whole:
+def _utc(file: str, dates: Words, ms: Whole) -> Whole:
     """New York's wall clock to UTC, nanoseconds; each hour of each date is looked up once."""
     try:
         zone = ZoneInfo(ZONE)
     except ZoneInfoNotFoundError as error:
         raise DataError(f"{file}: this machine doesn't know {ZONE}: install tzdata (system or pip)") from error
-    days, day = np.unique(dates, return_inverse=True)
-    found = [_day(file, text, dates) for text in days.tolist()]
-    hours, which = np.unique(np.stack([day, ms // HOUR_MS]), axis=1, return_inverse=True)
-    start_ns = [int(_instant(found[at], hour, zone)) * 1_000_000_000 for at, hour in hours.T.tolist()]
-    return np.array(start_ns, np.int64)[which.ravel()] + ms % HOUR_MS * MS_NS
+    hours, which = np.unique(dates.codes * HOURS + ms // HOUR_MS, return_inverse=True)
+    days = {code: _day(file, dates, code) for code in np.unique(hours // HOURS).tolist()}
+    start_ns = [int(_instant(days[hour // HOURS], hour % HOURS, zone)) * 1_000_000_000 for hour in hours.tolist()]
+    return np.array(start_ns, np.int64)[which] + ms % HOUR_MS * MS_NS
 
 
 def _instant(day: date, hour: int, zone: ZoneInfo) -> float:
     return datetime(day.year, day.month, day.day, hour, tzinfo=zone).timestamp()
 
 
-def _day(file: str, text: str, dates: npt.NDArray[np.str_]) -> date:
+def _day(file: str, dates: Words, code: int) -> date:
+    text = dates.texts[code]
     try:
         day = datetime.strptime(text.replace("-", ""), "%Y%m%d").replace(tzinfo=UTC).date()
     except ValueError:
         day = date.min
-    if not date(2000, 1, 1) <= day < date(2100, 1, 1) - timedelta(days=1):
-        row = int(np.flatnonzero(dates == text)[0]) + 1
+    if not FIRST_DAY <= day <= LAST_DAY:
+        row = dates.first_row(code)
         raise DataError(f"{file}: row {row}, column date: found {text!r}, expected a date such as 20131007")
     return day
 
 
-def _conditions(file: str, texts: npt.NDArray[np.str_]) -> npt.NDArray[np.uint64]:
+def _conditions(file: str, words: Words) -> npt.NDArray[np.uint64]:
     """Flags; nothing is no condition."""
-    words, which = np.unique(texts, return_inverse=True)
     flags = []
-    for word in words.tolist():
+    for code, word in enumerate(words.texts):
         if not re.fullmatch(r"[0-9A-Fa-f]{0,16}", word):
-            row = int(np.flatnonzero(texts == word)[0]) + 1
+            row = words.first_row(code)
             raise DataError(f"{file}: row {row}, column condition: found {word!r}, expected hexadecimal flags as 2000")
         flags.append(int(word or "0", 16))
-    return np.array(flags, np.uint64)[which]
+    return np.array(flags, np.uint64)[words.codes]
 
 
 def _trades(file: VendorFile) -> Part:

@@ -26,12 +26,27 @@ from serving.problems import Problems
 from serving.table_files import SUFFIXES
 
 ColumnKind = Literal["whole", "number", "text"]
-Columns = dict[str, npt.NDArray[Any]]
+Columns = dict[str, Any]  # NumPy arrays, of text columns `Words`
 T = TypeVar("T")
 NO_NUMBER = np.iinfo(np.int64).min  # an empty cell of a column of whole numbers
 CHUNK_ROWS = 20_000
 EXPECTED = {"whole": "a whole number", "number": "a number", "text": "text"}
-DTYPES: dict[str, npt.DTypeLike] = {"whole": np.int64, "number": np.float64, "text": np.str_}
+DTYPES: dict[str, npt.DTypeLike] = {"whole": np.int64, "number": np.float64, "text": np.int64}
+
+
+@dataclass(frozen=True)
+class Words:
+    """A column of text: the distinct texts, and which of them each row has. Files hold few texts in very many rows."""
+
+    texts: list[str]
+    codes: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def first_row(self, text: int) -> int:
+        """The first row (from 1) with the text of that code."""
+        return int(np.argmax(self.codes == text)) + 1
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,7 @@ def _csv_header(path: Path) -> list[str]:
 
 def _csv_columns(file: VendorFile, wanted: Mapping[str, ColumnKind], problems: Problems) -> Columns:
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in wanted}
+    words: dict[str, dict[str, int]] = {name: {} for name in wanted}
     place = {name: file.header.index(name) for name in wanted}
     width, row = len(file.header), 1
     with _opened(file.path) as stream:
@@ -124,15 +140,21 @@ def _csv_columns(file: VendorFile, wanted: Mapping[str, ColumnKind], problems: P
                 continue
             for name, kind in wanted.items():
                 texts = [cells[place[name]].strip() for cells in rows]
-                parts[name].append(_parsed(str(file.path), name, kind, numbers, texts, problems))
-    return {name: np.concatenate([np.zeros(0, DTYPES[wanted[name]]), *part]) for name, part in parts.items()}
+                if kind == "text":
+                    known = words[name]
+                    parts[name].append(np.array([known.setdefault(text, len(known)) for text in texts], np.int64))
+                else:
+                    parts[name].append(_parsed(str(file.path), name, kind, numbers, texts, problems))
+    columns: Columns = {}
+    for name, part in parts.items():
+        array = np.concatenate([np.zeros(0, DTYPES[wanted[name]]), *part])
+        columns[name] = Words(list(words[name]), array) if wanted[name] == "text" else array
+    return columns
 
 
 def _parsed(
     file: str, name: str, kind: ColumnKind, rows: Sequence[int], texts: list[str], problems: Problems
 ) -> npt.NDArray[Any]:
-    if kind == "text":
-        return np.array(texts, np.str_)
     parse: Callable[[str], Any] = int if kind == "whole" else float
     empty = NO_NUMBER if kind == "whole" else np.nan
     values, bad = [], []
@@ -180,12 +202,12 @@ def _parquet_columns(file: VendorFile, wanted: Mapping[str, ColumnKind], problem
         raise DataError(f"{file.path}: is truncated or not Parquet ({error}): fetch it again") from error
 
 
-def _of_arrow(arrow: Any, file: str, name: str, kind: ColumnKind, column: Any, problems: Problems) -> npt.NDArray[Any]:
+def _of_arrow(arrow: Any, file: str, name: str, kind: ColumnKind, column: Any, problems: Problems) -> Any:
     types = arrow.types
     stored = column.type.value_type if types.is_dictionary(column.type) else column.type
     is_text = types.is_string(stored) or types.is_large_string(stored) or types.is_string_view(stored)
     fits = {
-        "whole": types.is_integer(stored),
+        "whole": types.is_integer(stored) or types.is_boolean(stored),
         "number": types.is_integer(stored) or types.is_floating(stored) or types.is_decimal(stored),
         "text": is_text or types.is_integer(stored) or types.is_date32(stored),
     }
@@ -194,20 +216,17 @@ def _of_arrow(arrow: Any, file: str, name: str, kind: ColumnKind, column: Any, p
         problems.file(file, f"column {name} has type {stored}: write it as {remedy}", schema=True)
         return np.zeros(len(column), DTYPES[kind])
     if kind == "text":
-        return _texts(arrow, column)
+        return _words(arrow, column)
     column = column.cast(arrow.int64() if kind == "whole" else arrow.float64())
     return _from_buffers(column.combine_chunks(), DTYPES[kind], NO_NUMBER if kind == "whole" else np.nan)
 
 
-def _texts(arrow: Any, column: Any) -> npt.NDArray[np.str_]:
-    """Each distinct text is made once: files hold few of them in very many rows."""
+def _words(arrow: Any, column: Any) -> Words:
     coded = column.combine_chunks()
     if not arrow.types.is_dictionary(coded.type):
         coded = coded.cast(arrow.string()).dictionary_encode()
-    words = ["" if one is None else one for one in coded.dictionary.cast(arrow.string()).to_pylist()]
-    codes = _from_buffers(coded.indices.cast(arrow.int64()), np.int64, len(words))
-    texts: npt.NDArray[np.str_] = np.array([*words, ""], np.str_)[codes]
-    return texts
+    texts = ["" if one is None else one for one in coded.dictionary.cast(arrow.string()).to_pylist()]
+    return Words([*texts, ""], _from_buffers(coded.indices.cast(arrow.int64()), np.int64, len(texts)))
 
 
 def _from_buffers(array: Any, dtype: npt.DTypeLike, empty: Any) -> npt.NDArray[Any]:

@@ -20,7 +20,7 @@ from serving.host.doctor_finding import Host, Verdict
 from serving.host.doctor_interrupts import irqbalance_runs
 from serving.host.doctor_memory import PAGES, chosen
 from serving.host.doctor_scheduling import CPU, isolated
-from serving.host.doctor_tree import UnreadableError, cores_of_mask, list_of, mask_of, shown
+from serving.host.doctor_tree import UnreadableError, cores_of_mask, field, list_of, mask_of, shown
 
 FIFO_PRIORITY = 1  # before every normal task, behind the kernel's own threads (interrupt threads have 50)
 
@@ -124,8 +124,9 @@ def _later_irqs(host: Host, others: frozenset[int], keep_undo: KeepUndo) -> Iter
 def affinity(host: Host, keep_undo: KeepUndo) -> Iterator[Change]:
     """The running loop's thread on its core and no other."""
     thread, target = _thread(host), f"affinity of {host.process}"
-    if thread is None:
-        yield Change("affinity", target, "", str(host.core), Outcome.REFUSED, _needs_process(host))
+    reason = _not_one_thread(host)
+    if thread is None or reason:
+        yield Change("affinity", target, "", str(host.core), Outcome.REFUSED, reason)
         return
     try:
         before = list_of(os.sched_getaffinity(thread))
@@ -145,7 +146,9 @@ def priority(host: Host, keep_undo: KeepUndo) -> Iterator[Change]:
     """The running loop's thread before every normal task (SCHED_FIFO)."""
     thread, target = _thread(host), f"priority of {host.process}"
     after = f"SCHED_FIFO {FIFO_PRIORITY}"
-    reason = _needs_process(host) if thread is None else _unsafe_priority(host, thread)
+    reason = _not_one_thread(host)
+    if thread is not None and not reason:
+        reason = _unsafe_priority(host, thread)
     if thread is None or reason:
         yield Change("priority", target, "", after, Outcome.REFUSED, reason)
         return
@@ -187,10 +190,19 @@ def _thread(host: Host) -> int | None:
     return int(host.process) if host.process != "self" and str(host.tree.root) == "/" else None
 
 
-def _needs_process(host: Host) -> str:
+def _not_one_thread(host: Host) -> str:
+    """Why it isn't known which thread to change, or ""."""
     if str(host.tree.root) != "/":
         return f"{host.tree.root} is a copy of a host's files: a thread can be changed on the host itself only"
-    return "it belongs to a running loop: name its thread with --process (or `core` in the configuration of `run`)"
+    if host.process == "self":
+        return "it belongs to a running loop: name its thread with --process, or set [loop] core and priority"
+    status = host.of_process("status")
+    threads = len(host.tree.numbered(host.of_process("task")))
+    if threads > 1 and field(host.tree.text(status), "Tgid", f"/{status}") == host.process:
+        return (
+            f"process {host.process} has {threads} threads: name the loop's (top -H), or set [loop] core and priority"
+        )
+    return ""
 
 
 def _set(

@@ -53,8 +53,11 @@ class PerfEvent(ctypes.Structure):
     )
 
 
-def probe(core: int, seconds: float) -> list[Finding]:
-    """All of them; `seconds` of spinning on the core."""
+def probe(core: int, seconds: float, *, occupied: bool = False) -> list[Finding]:
+    """All of them; `seconds` of spinning on the core, unless it is `occupied` by a running loop."""
+    if occupied:
+        reason = f"not measured on core {core}: a loop runs there, and a spin would take the core from it"
+        return [unknown("clock_cost", reason), unknown("idle_gaps", reason), hardware_counters()]
     return [clock_cost(core), idle_gaps(core, seconds), hardware_counters()]
 
 

@@ -6,7 +6,7 @@ Data in: a `Host`. Data out: one `Finding` each, or `UnreadableError`.
 from __future__ import annotations
 
 from serving.host.doctor_finding import Check, Finding, Host, bad, good, warn
-from serving.host.doctor_process import allowed_cores, has_capability, policy_of
+from serving.host.doctor_process import allowed_cores, has_capability, policy_of, threads_of
 from serving.host.doctor_tree import UnreadableError, list_of, shown, whole
 
 CPU = "sys/devices/system/cpu"
@@ -17,14 +17,23 @@ POLICIES = {0: "normal", 1: "SCHED_FIFO", 2: "SCHED_RR", 3: "batch", 5: "idle", 
 def affinity(host: Host) -> Finding:
     """The cores that the process may use (its affinity and its cgroup's set, as the kernel sums them up)."""
     allowed = allowed_cores(host)
-    found = f"{'this process' if host.process == 'self' else f'process {host.process}'} may use {list_of(allowed)}"
+    found = f"{'this process' if host.process == 'self' else f'thread {host.process}'} may use {list_of(allowed)}"
     if host.core not in allowed:
         why = f"the loop can't be pinned to core {host.core}"
         return bad("affinity", found, why, "give its cgroup that core (cpuset.cpus), or start it with taskset")
-    if host.process != "self" and allowed != {host.core}:
+    if host.process == "self":
+        return good("affinity", found, f"the loop can pin itself to core {host.core}")
+    if allowed != {host.core}:
         why = "the scheduler moves it between cores, and each move costs warm caches"
-        return warn("affinity", found, why, f"taskset -pc {host.core} {host.process} (--apply affinity)")
-    return good("affinity", found, f"the loop can pin itself to core {host.core}" if host.process == "self" else "")
+        return warn("affinity", found, why, f"[loop] core = {host.core}, or --apply affinity")
+    others = [
+        thread for thread, cores in threads_of(host).items() if host.core in cores and str(thread) != host.process
+    ]
+    if others:
+        found += f"; so may {len(others)} more of its process: {list_of(others)}"
+        why = f"other threads of the process may take core {host.core} from the loop's"
+        return warn("affinity", found, why, "[loop] core and housekeeping_cores in the configuration keep them apart")
+    return good("affinity", found, "no other thread of its process may")
 
 
 def cpu_quota(host: Host) -> Finding:

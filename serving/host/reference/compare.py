@@ -30,7 +30,7 @@ def first_difference(product: Records, reference: Records) -> str:
     """The first record that differs, or how many one has more than the other."""
     ours, theirs = without_times(product), without_times(reference)
     shared = min(len(ours), len(theirs))
-    words = [one[:shared].view(np.uint64).reshape(shared, -1) for one in (ours, theirs)]
+    words = [one[:shared].view(np.uint64).reshape(shared, RECORD.itemsize // 8) for one in (ours, theirs)]
     different = np.flatnonzero((words[0] != words[1]).any(axis=1))
     if len(different):
         place = int(different[0])

@@ -1,8 +1,8 @@
 """The slow reference of scaling and of the quoted contracts' values: docs/host-rules.md, "Scaling" and "Contracts".
 
 Data in: rows in doubles, a spot, the engine's context. Data out: float32 inputs of the net, and values in doubles.
-Volatilities (the engine's head, all quoted contracts as one batch) and Black-76 are the product's own kernels; all else
-is written out here.
+Volatilities (the engine's head, all quoted contracts as one batch) and Black-76 are the product's own kernels, of the
+engine's instruction set; all else is written out here.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from serving import black76
 from serving.engine import Engine
 from serving.host.reference.states import ContractState
 
@@ -69,24 +69,26 @@ def features(contract: Quoted, spot: float, reference_spot: float) -> list[float
 
 
 def value(
-    engine: Engine, context: Floats, quoted: Sequence[Quoted], scaling: Scaling, columns: int, spot: float,
-    reference_spot: float, contracts: Sequence[ContractState],
+    engine: Engine, options: Any, context: Floats, quoted: Sequence[Quoted], scaling: Scaling, columns: int,
+    spot: float, reference_spot: float, contracts: Sequence[ContractState],
 ) -> None:  # fmt: skip
-    """Fair values and Greeks of `contracts` under `spot`; NaN where there is no volatility."""
+    """Fair values and Greeks of `contracts` under `spot`; NaN where there is no volatility. `options`: core.Options."""
     rows = [net_input(features(one, spot, reference_spot), scaling, columns)[0] for one in quoted]
     found = np.empty(len(quoted), np.float32)
     engine.head(context, np.stack(rows), found)
     volatility = [float(one) if one > 0 else math.nan for one in found]
-    values = black76.value(
+    inputs = (
         [one.carry * spot for one in quoted], [one.strike for one in quoted], [one.tau_years for one in quoted],
         volatility, [one.discount for one in quoted], [one.right for one in quoted],
     )  # fmt: skip
+    price, delta, gamma, vega = (np.empty(len(quoted)) for _ in range(4))
+    options.value(len(quoted), *map(np.array, inputs), price, delta, gamma, vega, None, None, None, None)
     for place, (one, contract) in enumerate(zip(quoted, contracts, strict=True)):
         contract.volatility = float(found[place])
-        contract.fair = float(values.price[place])
-        contract.delta = float(values.delta[place]) * one.carry
-        contract.gamma = float(values.gamma[place]) * one.carry * one.carry
-        contract.vega = float(values.vega[place])
+        contract.fair = float(price[place])
+        contract.delta = float(delta[place]) * one.carry
+        contract.gamma = float(gamma[place]) * one.carry * one.carry
+        contract.vega = float(vega[place])
 
 
 def forget(contracts: Sequence[ContractState]) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from serving.engine import Engine
+from serving import native
+from serving.engines.native import NativeEngine
 from serving.features import Scaler
 from serving.host.contracts import ContractTable
 from serving.host.limits import Limits
@@ -63,13 +64,14 @@ class ReferenceLoop:
     """Records in, orders out; state stays between calls of `process`, as in the product."""
 
     def __init__(
-        self, engine: Engine, spec: TickSpec, contracts: ContractTable, limits: Limits,
+        self, engine: NativeEngine, spec: TickSpec, contracts: ContractTable, limits: Limits,
         strategy: FixedWidth | None = None, *, fair_values_every_ns: int = 0, without: Collection[str] = (),
     ) -> None:  # fmt: skip
         if unknown := set(without) - set(STAGES) - set(GUARDS):
             raise ValueError(f"there are no stages or checks {sorted(unknown)}; known are {STAGES + GUARDS}")
         self._without = frozenset(without)
         self._engine, self._limits, self._strategy = engine, limits, strategy
+        self._options = native.core().Options(engine.isa)
         info = engine.info()
         self._step_columns, self._contract_columns = info.step_features, info.contract_features
         self._context = np.zeros(info.context_size, np.float32)
@@ -161,7 +163,7 @@ class ReferenceLoop:
         if not known or "evaluate" not in self._without:
             self._engine.evaluate(x, self._context)
         values.value(
-            self._engine, self._context, self._quoted, self._contract_scaling, self._contract_columns,
+            self._engine, self._options, self._context, self._quoted, self._contract_scaling, self._contract_columns,
             stale if known and "valuation" in self._without else self.market.spot, self._reference_spot, self.contracts,
         )  # fmt: skip
 
@@ -189,7 +191,7 @@ class ReferenceLoop:
             self._outbox.signal(self.market.event_ns, 0, SignalCode.CONTROL_ACTED, told)
 
     def _control(self, code: int, given: list[float]) -> None:
-        if code == ControlCode.KILL and given[3] > 0:
+        if code == ControlCode.KILL and 1 <= given[3] <= 2.0**53:
             self._kill_before, self._replayed_kill = int(given[3]), given[0]
             return
         if code == ControlCode.KILL:

@@ -74,7 +74,7 @@ class TickStream {
             return Taken::nothing;
         }
         now_ns_ = std::max(now_ns_, record.header.event_ns);
-        const bool closes = features_.close_before(now_ns_, closed);
+        const bool closes = features_.close_before(record.header.event_ns, closed);
         book_.apply(record, now_ns_);
         features_.take(record, book_);
         return closes ? Taken::closing_event : Taken::event;
@@ -93,6 +93,15 @@ struct Batch {
     std::vector<std::int64_t> closed_start_ns, closed_by, open_record;
 };
 
+size_t events_in(const Words& records) {
+    size_t events = 0;
+    for (size_t place = 0; place < records.shape(0); ++place) {
+        const Record record = record_at(records, place);
+        events += record.header.instrument == 0 && Book::ends_event(record);
+    }
+    return events;
+}
+
 nb::dict tick_rows(const Words& records, std::int64_t step_ns, bool open_rows) {
     constexpr size_t columns = TickFeatures::count;
     Batch out;
@@ -100,6 +109,7 @@ nb::dict tick_rows(const Words& records, std::int64_t step_ns, bool open_rows) {
     {
         const nb::gil_scoped_release others_may_run;
         double closed[columns], open[columns];
+        if (open_rows) out.open.reserve(events_in(records) * columns);
         for (size_t place = 0; place < records.shape(0); ++place) {
             const std::int64_t start_ns = stream.features().step_start_ns();
             const double mid = stream.features().mid();

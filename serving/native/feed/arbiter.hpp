@@ -15,7 +15,7 @@
 namespace strikeforge {
 
 struct ArbiterOptions {
-    std::uint64_t capacity = 1 << 16;      // records held at most behind a hole; a power of two
+    std::uint64_t capacity = 1 << 16;  // records held at most behind a hole; a power of two
     std::uint64_t reorder_records = 8192;
     std::int64_t reorder_ns = 2'000'000;
     std::int64_t recovery_ns = 0;          // 0: nobody to ask
@@ -50,8 +50,8 @@ class Arbiter {
     // What waited long enough: only here time counts, so that a reader who was away for a while first takes what lies
     // ready on the other line. Call it when nothing does.
     void tick(std::int64_t now_ns);
-    bool request(MissingRange& out);  // what to ask for, once for each gap
-    void finish();                    // gives up what is still waited for
+    bool request(MissingRange& out);                           // what to ask for, once for each gap
+    void finish();                                             // gives up what is still waited for
     bool ended() const { return end_ != 0 && next_ >= end_; }  // the session was ended and all of it left or lost
     std::uint64_t next() const { return next_; }
     const ArbiterCounts& counts() const { return counts_; }

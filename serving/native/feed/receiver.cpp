@@ -10,6 +10,7 @@ namespace strikeforge {
 namespace {
 
 constexpr std::int64_t publish_every_ns = 10'000'000, sleep_us = 500;
+constexpr std::int64_t close_readings_ns = 2'000;
 constexpr std::int64_t oldest_stamp_ns = 60'000'000'000;   // older: the wall clock was set
 constexpr std::int64_t session_ahead_ns = 60'000'000'000;  // a sender whose clock is further ahead isn't believed
 constexpr const char* problem_names[] = {
@@ -36,10 +37,7 @@ void Receiver::run(RecordSink& sink) {
     arbiter_ = std::make_unique<Arbiter>(arbiter_options_, sink);
     std::int64_t published_ns = 0;
     while (!stop_.load(std::memory_order_relaxed) && !(options_.until_end && arbiter_->ended())) {
-        const std::int64_t real_ns = clock_ns(CLOCK_REALTIME);
-        batch_ns_ = monotonic_ns();
-        real_to_monotonic_ns_ = batch_ns_ - real_ns;
-        latest_session_ = real_ns + session_ahead_ns;
+        compare_clocks();
         const DatagramSource::Received got = source_->receive(*this);
         const std::int64_t now_ns = monotonic_ns();
         if (answered_.load(std::memory_order_acquire)) take_answers(now_ns);
@@ -69,6 +67,20 @@ void Receiver::run(RecordSink& sink) {
     asked_.notify_all();
 }
 
+// Both clocks are read anew for each batch, since the wall clock may be set; readings that something came between tell
+// nothing.
+void Receiver::compare_clocks() {
+    for (int tries = 0; tries < 4; ++tries) {
+        const std::int64_t before_ns = monotonic_ns();
+        const std::int64_t real_ns = clock_ns(CLOCK_REALTIME);
+        const std::int64_t after_ns = monotonic_ns();
+        if (after_ns - before_ns > close_readings_ns && tries < 3) continue;
+        real_to_monotonic_ns_ = before_ns - real_ns;
+        latest_session_ = real_ns + session_ahead_ns;
+        return;
+    }
+}
+
 void Receiver::stop() {
     stop_.store(true);
 }
@@ -77,18 +89,18 @@ void Receiver::on_datagram(const Datagram& datagram) {
     Frame frame;
     const FrameProblem problem = parse_frame(datagram.data, datagram.bytes, frame);
     if (problem != FrameProblem::none) {
-        ++problems_[static_cast<size_t>(problem)];
+        ++counts_.problems[static_cast<size_t>(problem)];
         return;
     }
     if (frame.session > static_cast<std::uint64_t>(latest_session_) && frame.session != arbiter_options_.session) {
-        ++future_session_;  // would lock the real sender out as the older one
+        ++counts_.future_session;  // would lock the real sender out as the older one
         return;
     }
-    ++frames_;
+    ++counts_.frames;
     const std::int64_t now_ns = monotonic_ns();
     std::int64_t arrival_ns = datagram.stamp_ns + real_to_monotonic_ns_;
     if (datagram.stamp_ns == 0 || arrival_ns > now_ns || arrival_ns < now_ns - oldest_stamp_ns) {
-        ++unstamped_;
+        ++counts_.unstamped;
         arrival_ns = now_ns;
     }
     arbiter_->frame(frame, arrival_ns, now_ns);
@@ -140,27 +152,27 @@ void Receiver::cannot(const MissingRange& range) {
 }
 
 void Receiver::publish() {
-    const SourceCounts source = source_->counts();
+    counts_.stream = arbiter_->counts();
+    counts_.source = source_->counts();
     const std::lock_guard lock(mutex_);
-    published_ = arbiter_->counts();
-    published_source_ = source;
-    std::copy(std::begin(problems_), std::end(problems_), published_problems_);
-    published_frames_ = frames_;
-    published_future_ = future_session_;
-    published_unstamped_ = unstamped_;
+    published_ = counts_;
 }
 
 std::map<std::string, std::uint64_t> Receiver::counts() {
-    const std::lock_guard lock(mutex_);
-    std::map<std::string, std::uint64_t> out = named(published_);
-    out["frames"] = published_frames_;
-    out["future_session"] = published_future_;
-    out["unstamped"] = published_unstamped_;
-    out["datagrams"] = published_source_.datagrams;
-    out["too_long"] = published_source_.too_long;
-    out["foreign"] = published_source_.foreign;
-    out["kernel_dropped"] = published_source_.kernel_dropped;
-    for (size_t at = 1; at < std::size(problem_names); ++at) out[problem_names[at]] = published_problems_[at];
+    Counts counts;
+    {
+        const std::lock_guard lock(mutex_);
+        counts = published_;
+    }
+    std::map<std::string, std::uint64_t> out = named(counts.stream);
+    out["frames"] = counts.frames;
+    out["future_session"] = counts.future_session;
+    out["unstamped"] = counts.unstamped;
+    out["datagrams"] = counts.source.datagrams;
+    out["too_long"] = counts.source.too_long;
+    out["foreign"] = counts.source.foreign;
+    out["kernel_dropped"] = counts.source.kernel_dropped;
+    for (size_t at = 1; at < std::size(problem_names); ++at) out[problem_names[at]] = counts.problems[at];
     return out;
 }
 

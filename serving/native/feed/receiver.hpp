@@ -44,6 +44,12 @@ class Receiver final : DatagramHandler {
     std::map<std::string, std::uint64_t> counts();
 
   private:
+    struct Counts {
+        ArbiterCounts stream;
+        SourceCounts source;
+        std::uint64_t problems[static_cast<size_t>(FrameProblem::problem_count)] = {};
+        std::uint64_t frames = 0, future_session = 0, unstamped = 0;
+    };
     struct Answer {
         MissingRange range;
         bool has_records;
@@ -51,15 +57,15 @@ class Receiver final : DatagramHandler {
     void on_datagram(const Datagram& datagram) override;
     void take_answers(std::int64_t now_ns);
     void publish();
+    void compare_clocks();
 
     std::unique_ptr<DatagramSource> source_;
     ArbiterOptions arbiter_options_;
     ReceiverOptions options_;
     std::unique_ptr<Arbiter> arbiter_;
     std::atomic<bool> stop_{false}, done_{false}, answered_{false};
-    std::int64_t real_to_monotonic_ns_ = 0, batch_ns_ = 0, latest_session_ = 0;
-    std::uint64_t problems_[static_cast<size_t>(FrameProblem::problem_count)] = {};
-    std::uint64_t frames_ = 0, future_session_ = 0, unstamped_ = 0;
+    std::int64_t real_to_monotonic_ns_ = 0, latest_session_ = 0;
+    Counts counts_;
 
     std::mutex mutex_;  // of all below
     std::condition_variable asked_;
@@ -67,10 +73,7 @@ class Receiver final : DatagramHandler {
     MissingRange request_{};
     std::vector<Answer> answers_, taken_answers_;
     std::vector<Record> answer_records_, taken_records_;
-    ArbiterCounts published_;
-    SourceCounts published_source_;
-    std::uint64_t published_problems_[static_cast<size_t>(FrameProblem::problem_count)] = {};
-    std::uint64_t published_frames_ = 0, published_future_ = 0, published_unstamped_ = 0;
+    Counts published_;
 };
 
 }  // namespace strikeforge

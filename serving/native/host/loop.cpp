@@ -83,7 +83,8 @@ void Loop::handle(const Record& record) {
     if (record.header.kind == Kind::control) {
         const double* value = record.control.value;
         const auto code = static_cast<ControlCode>(record.header.flags);
-        if (code == ControlCode::kill && value[3] > 0)
+        // A garbled place doesn't lose a kill: it acts at once.
+        if (code == ControlCode::kill && value[3] >= 1 && value[3] <= 0x1p53)
             kill_before_ = static_cast<std::uint64_t>(value[3]), replayed_kill_ = value[0];
         else
             act(code, value[0]);
@@ -216,8 +217,7 @@ void Loop::decide() {
 void Loop::submit(const Intent& intent) {
     ++asked_;
     const bool replayed = asked_ == kill_before_;
-    if (replayed)
-        board_->kill.store(std::max(1u, static_cast<std::uint32_t>(replayed_kill_)), std::memory_order_relaxed);
+    if (replayed) board_->kill.store(static_cast<std::uint32_t>(KillSource::asked), std::memory_order_relaxed);
     const bool halted = gate_.state() == State::halted;
     gate_.submit(intent, market_, states_);
     if (halted || gate_.state() != State::halted || gate_.why() != Reason::kill_switch) return;

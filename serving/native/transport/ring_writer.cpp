@@ -21,7 +21,8 @@ struct RingWriter::Impl {
     std::uint64_t next = 0;   // number of the record to be written
     std::uint64_t limit = 0;  // lossless: first record for which readers must be looked at again
     std::uint64_t waits = 0;
-    bool waiting = false;  // a counted wait isn't over
+    std::int64_t looked_for_dead = 0;  // when, CLOCK_MONOTONIC nanoseconds
+    bool waiting = false;              // a counted wait isn't over
     bool lossless = false;
 
     void put(const Record& record) {
@@ -96,7 +97,6 @@ bool RingWriter::Impl::wait_for_room(std::int64_t timeout_ns) {
     constexpr std::int64_t dead_every_ns = 2'000'000;
     constexpr timespec pause = {0, 20'000};
     const std::int64_t begin = monotonic_ns();
-    std::int64_t looked_for_dead = begin;
     for (int looks = 0;; ++looks) {
         if (look_at_readers()) return true;
         if (looks < looks_before_sleep) continue;

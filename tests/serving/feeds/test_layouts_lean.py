@@ -150,13 +150,14 @@ def test_the_real_set_arrives_whole() -> None:
         assert count.out_of_order == 0
     assert tape.by_kind["quote"] == tape.files[0].kept
     assert tape.by_kind["trade"] == tape.files[1].kept
-    suspicious = np.array(quotes["suspicious"].to_pylist())
+    suspicious = quotes["suspicious"].to_numpy()
     assert tape.files[0].quarantined["suspicious"].tolist() == (np.flatnonzero(suspicious) + 1).tolist()
     mine = tape.records[tape.records["kind"] == Kind.QUOTE].view(QUOTE)
     for field in ("bid", "bid_size", "ask", "ask_size"):
-        assert (mine[field] == np.array(quotes[field].to_pylist(), float)[suspicious == 0]).all()
-    ms = np.array(quotes["ms"].to_pylist())[suspicious == 0]
-    midnight = np.array([f"{day[:4]}-{day[4:6]}-{day[6:]}" for day in quotes["date"].to_pylist()], "datetime64[ns]")
+        assert (mine[field] == quotes[field].to_numpy()[suspicious == 0]).all()
+    ms = quotes["ms"].to_numpy()[suspicious == 0]
+    days = {day: f"{day[:4]}-{day[4:6]}-{day[6:]}" for day in quotes["date"].unique().to_pylist()}
+    midnight = np.array([days[day] for day in quotes["date"].to_pylist()], "datetime64[ns]")
     expected = midnight[suspicious == 0] + (ms + 4 * 3_600_000) * np.timedelta64(1, "ms")
     assert (mine["event_ns"].astype("datetime64[ns]") == expected).all()
     refused = set().union(*(set(rows.tolist()) for rows in tape.files[1].quarantined.values()))

@@ -6,22 +6,15 @@ from functools import cache
 
 import numpy as np
 
-from serving.host.contracts import ContractTable, listed_chain
-from tests.serving.host.worlds import REFERENCE_SPOT, quoted
+from serving.host.contracts import COLUMNS, ContractTable, listed_chain
+from tests.serving.host.worlds import contracts_of
 
 
 @cache
 def table() -> ContractTable:
-    """The worlds' quoted contracts, then a listed chain around 100."""
-    rows = [(one.strike, one.tau_years, one.carry, one.discount, one.right, one.last_volatility) for one in quoted()]
-    rest = listed_chain(REFERENCE_SPOT, expiry_days=(7, 30, 90), quoted_days=30)
-    columns = [
-        np.concatenate([column, more])
-        for column, more in zip(
-            np.array(rows).T,
-            (rest.strike, rest.tau_years, rest.carry, rest.discount, rest.right, rest.last_volatility),
-            strict=True,
-        )
-    ]
-    strike, tau_years, carry, discount, right, last_volatility = columns
-    return ContractTable(strike, tau_years, carry, discount, right, last_volatility, len(rows), REFERENCE_SPOT)
+    """The worlds' quoted contracts, then a listed chain around the same price."""
+    quoted = contracts_of()
+    first = slice(0, quoted.quoted)
+    rest = listed_chain(quoted.reference_spot, expiry_days=(5, 31, 95), quoted_days=31)
+    columns = {name: np.concatenate([getattr(quoted, name)[first], getattr(rest, name)]) for name in COLUMNS}
+    return ContractTable(**columns, quoted=quoted.quoted, reference_spot=quoted.reference_spot)

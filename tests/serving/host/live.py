@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from serving.host.loop import FixedWidth, HotLoop, Rings
+from serving.host.loop import HotLoop, Rings
 from serving.host.records import RECORD, Records
+from serving.host.reference.compare import without_times
 from serving.host.ring import RingReader, RingWriter
 from tests.serving.host.chains import table
-from tests.serving.host.worlds import engine_of, limits_of, spec_of
+from tests.serving.host.worlds import QUOTER, engine_of, limits_of, spec_of
 
 PATIENCE_S = 30.0
-QUOTER = FixedWidth(0.05, 1.0, 0.03, 0.01)
+
 RING_RECORDS = 1 << 15
 
 
@@ -39,11 +40,10 @@ class Live:
         rings = Rings(
             folder / "ticks", folder / "orders", folder / "fills", folder / "signals", RING_RECORDS, lossless_in=True
         )
-        settings: dict[str, Any] = {"strategy": QUOTER, "limits": limits_of(), "engine": engine_of()} | changed
-        self.loop = HotLoop(
-            settings.pop("engine"), spec_of(), table(), settings.pop("limits"), settings.pop("strategy"), rings=rings,
-            **settings,
-        )  # fmt: skip
+        settings: dict[str, Any] = {
+            "engine": engine_of(), "spec": spec_of(), "contracts": table(), "limits": limits_of(), "strategy": QUOTER,
+        } | changed  # fmt: skip
+        self.loop = HotLoop(**settings, rings=rings)
         self._out = {name: RingReader(folder / name) for name in ("orders", "fills", "signals")}
         self._left: dict[str, list[Records]] = {name: [] for name in self._out}
         self.ends: list[str] = []
@@ -73,13 +73,4 @@ class Live:
         while len(found := self._out[name].read(4096)):
             self._left[name].append(found)
         assert self._out[name].lost == 0
-        return untimed(np.concatenate([np.zeros(0, RECORD), *self._left[name]]))
-
-
-def untimed(records: Records) -> Records:
-    """Without the two monotonic fields: `arrival_ns` of all, `sent_ns` of orders."""
-    out = records.view(RECORD).copy()
-    out["values"][:, 4] = 0.0
-    orders = out["kind"] == 5
-    out["values"][orders, 3] = 0.0
-    return out
+        return without_times(np.concatenate([np.zeros(0, RECORD), *self._left[name]]))

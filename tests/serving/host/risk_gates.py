@@ -124,18 +124,21 @@ class Desk:
 
 
 def compiled_gate(change: Callable[[str], str], folder: Path) -> Any:
-    """A gate of risk.cpp as `change` rewrites it, with the attributes of the core that `Desk` uses."""
+    """A gate of its two files as `change` rewrites them, with the attributes of the core that `Desk` uses."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler is here, so no defect can be planted")
-    text = (SOURCES / "host" / "risk.cpp").read_text()
-    changed = change(text)
-    assert changed != text, "the defect found nothing to change in risk.cpp"
-    (folder / "risk.cpp").write_text(changed)
+    host = folder / "host"
+    host.mkdir()
+    texts = {name: (SOURCES / "host" / name).read_text() for name in ("risk.cpp", "risk_checks.hpp")}
+    changed = {name: change(text) for name, text in texts.items()}
+    assert changed != texts, "the defect found nothing to change"
+    for name, text in changed.items():
+        (host / name).write_text(text)
     library = folder / "risk.so"
     # Hidden: else the loader takes the table of checks from the first of several such libraries for all of them.
     flags = ["-std=c++20", "-O0", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
-    flags += [f"-I{SOURCES}", f"-I{folder}"]
+    flags += [f"-I{folder}", f"-I{SOURCES}"]
     subprocess.run([compiler, *flags, str(SHIM), "-o", str(library)], check=True, capture_output=True, text=True)
     return _core_of(ctypes.CDLL(str(library)))
 

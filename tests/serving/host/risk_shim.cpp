@@ -1,6 +1,6 @@
-// The gate behind a C interface, for tests that compile it with a planted defect: risk.cpp is the one beside the output
-// (-I), not the product's. tests/serving/host/risk_gates.py is its caller.
-#include "risk.cpp"
+// The gate behind a C interface, for tests that compile it with a planted defect: risk.cpp and its checks are copies,
+// in a folder that comes before the product's (-I). tests/serving/host/risk_gates.py is its caller.
+#include "host/risk.cpp"
 
 using namespace strikeforge;
 

@@ -6,6 +6,10 @@ import argparse
 import errno
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,18 @@ from tests.serving.host.doctor_trees import CPU, container, tuned, untuned, writ
 from tests.serving.native.built import built_core
 
 core = built_core()
+EXAMPLE = Path(run_doctor.__code__.co_filename).parent / "host" / "host.example.toml"
+LOOP = """
+import os, sys, threading
+core = int(sys.argv[1])
+def loop():
+    os.sched_setaffinity(0, {core})
+    print("pinned", flush=True)
+    threading.Event().wait()
+os.sched_setaffinity(0, os.sched_getaffinity(0) - {core})
+threading.Thread(target=loop, daemon=True).start()
+input()
+"""
 LAST = max(os.sched_getaffinity(0))
 
 
@@ -52,7 +68,7 @@ def test_the_same_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     write(tmp_path, untuned())
     assert doctor("--root", str(tmp_path), "--core", "3") == 0
     out = capsys.readouterr().out
-    assert out.startswith("core 3 (as asked), process self\n")
+    assert out.startswith("core 3 (as asked), no running loop\n")
     assert "bad      governor" in out
     assert "-> echo performance > /sys/devices/system/cpu/cpu3/cpufreq/scaling_governor" in out
     assert out.endswith("10 good, 15 warn, 4 bad, 0 unknown\n")
@@ -74,6 +90,45 @@ def test_a_container_doesn_t_stop_it(tmp_path: Path, capsys: pytest.CaptureFixtu
     write(tmp_path, container())
     assert doctor("--root", str(tmp_path)) == 0
     assert "unknown  numa" in capsys.readouterr().out
+
+
+def test_the_core_of_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "host.toml"
+    config.write_text(EXAMPLE.read_text().replace("# core = 3 ", "core = 2 "))
+    root = write(tmp_path / "host", tuned()).root
+    assert doctor("--root", str(root), "--config", str(config)) == 0
+    assert capsys.readouterr().out.startswith("core 2 ([loop] core of host.toml), ")
+    assert doctor("--root", str(root), "--config", str(EXAMPLE)) == 0  # it names none
+    assert capsys.readouterr().out.startswith("core 3 (the last isolated one), ")
+    assert doctor("--root", str(root), "--config", str(tmp_path / "none.toml")) == 2
+
+
+@contextmanager
+def pinned_loop() -> Iterator[int]:
+    """A process whose second thread is pinned to the last core, as `run` does it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LOOP, str(LAST)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            yield child.pid
+        finally:
+            child.kill()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a machine of one core: no core for the loop alone")
+def test_a_running_loop_is_found_by_its_pinned_thread_and_not_disturbed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pinned_loop() as process:
+        assert doctor("--process", str(process), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    found = {finding["topic"]: finding for finding in told["findings"]}
+    assert told["core"] == LAST
+    assert told["process"] not in ("self", str(process))
+    assert (found["affinity"]["verdict"], found["affinity"]["why"]) == ("good", "no other thread of its process may")
+    for topic in ("clock_cost", "idle_gaps"):  # a spin on that core would take it from the loop
+        assert found[topic]["verdict"] == "unknown"
+        assert "a loop runs there" in found[topic]["found"]
 
 
 def test_what_is_applied_is_shown_and_its_undo_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from serving.host.doctor import CHECKS, examine, likely_core
 from serving.host.doctor_finding import Finding, Host, Verdict
+from serving.host.doctor_process import loops_thread
 from serving.host.doctor_tree import Tree, UnreadableError, cores_of, cores_of_mask, list_of, mask_of
 from tests.serving.host.doctor_trees import CPU, Files, container, tuned, untuned, virtual, write
 
@@ -102,13 +103,36 @@ def test_one_thing_out_of_tune_is_found(tmp_path: Path, change: Files, topic: st
     assert verdicts(tmp_path / "changed", tuned() | change)[topic] in (WARN, BAD)
 
 
-def test_the_running_loop_is_looked_at_by_its_number(tmp_path: Path) -> None:
-    of_loop = {name.replace("/self/", "/77/"): content for name, content in tuned().items() if "/self/" in name}
-    tree = write(tmp_path, tuned() | of_loop)
-    spread = {finding.topic: finding for finding in examine(Host(tree, 3, "77"))}["affinity"]
-    assert (spread.verdict, "process 77 may use 0-3" in spread.found) == (WARN, True)
-    write(tmp_path, {"proc/77/status": tuned()["proc/self/status"].replace("0-3", "3")})
-    assert {finding.topic: finding for finding in examine(Host(tree, 3, "77"))}["affinity"].verdict is GOOD
+def running_loop(threads: dict[int, str]) -> Files:
+    """A process 77 with these threads and the cores that each may use; thread 78 is looked at by its own number."""
+    files = {name.replace("/self/", f"/{number}/"): content for name, content in tuned().items() for number in (77, 78)}
+    for thread, cores in threads.items():
+        status = f"Tgid:\t77\nCapEff:\t0\nCpus_allowed_list:\t{cores}\n"
+        files |= {f"proc/{group}/task/{thread}/status": status for group in (77, 78)}
+        files[f"proc/{thread}/status"] = status
+    return tuned() | files
+
+
+@pytest.mark.parametrize(
+    ("threads", "looked_at", "verdict"),
+    [
+        ({77: "0-2", 78: "3"}, (3, "78"), GOOD),
+        ({77: "0-3", 78: "3"}, (3, "78"), WARN),  # housekeeping may come in between
+        ({77: "0-3", 78: "0-3"}, (3, "77"), WARN),  # nothing tells which thread is the loop's
+        ({77: "0", 78: "3"}, (3, "78"), GOOD),  # two cores: the first thread isn't the loop's
+        ({77: "0-3", 78: "3", 79: "2"}, (3, "77"), WARN),  # two are pinned: nothing tells which
+        ({77: "3"}, (3, "77"), GOOD),
+    ],
+)
+def test_a_running_loop_is_its_pinned_thread(
+    tmp_path: Path, threads: dict[int, str], looked_at: tuple[int, str], verdict: Verdict
+) -> None:
+    tree = write(tmp_path, running_loop(threads))
+    host = loops_thread(Host(tree, 3, "77"))
+    assert loops_thread(Host(tree, 1, "77"), 1) == Host(tree, 1, "77")  # none is pinned to core 1
+    assert (host.core, host.process) == looked_at
+    affinity = {finding.topic: finding for finding in examine(host)}["affinity"]
+    assert (affinity.verdict, f"thread {looked_at[1]} may use" in affinity.found) == (verdict, True)
 
 
 def test_isolation_by_a_cgroup_counts(tmp_path: Path) -> None:

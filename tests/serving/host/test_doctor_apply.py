@@ -184,6 +184,21 @@ def test_a_priority_is_given_and_taken_back_or_refused_with_what_it_needs() -> N
 
 
 @pytest.mark.parametrize("item", ["affinity", "priority"])
+def test_of_several_threads_none_is_guessed(item: str) -> None:
+    program = (
+        "import threading as t; t.Thread(target=t.Event().wait, daemon=True).start(); print(1, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        before = os.sched_getaffinity(child.pid)
+        (change,) = apply(Host(Tree(), 0, str(child.pid)), [item], lambda _: None)
+        assert (change.outcome, "has 2 threads: name the loop's" in change.reason) == (Outcome.REFUSED, True)
+        assert os.sched_getaffinity(child.pid) == before
+        child.kill()
+
+
+@pytest.mark.parametrize("item", ["affinity", "priority"])
 def test_a_thread_must_be_named_and_be_of_this_host(item: str, tree: Tree) -> None:
     (change,) = apply(Host(Tree(), 0), [item], lambda _: None)
     assert (change.outcome, "--process" in change.reason) == (Outcome.REFUSED, True)

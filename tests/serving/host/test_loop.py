@@ -14,12 +14,14 @@ from serving.errors import ConfigError, HostError
 from serving.host.contracts import ContractTable
 from serving.host.loop import ControlCode, FixedWidth, HotLoop, SignalCode, tick_spec_of
 from serving.host.records import ORDER, RECORD, SIGNAL, Kind, Records
+from serving.host.reference.compare import without_times
 from serving.host.tick_features import TickSpec, tick_rows
 from tests.serving.host.chains import table
-from tests.serving.host.live import QUOTER, Live, untimed
+from tests.serving.host.live import Live
 from tests.serving.host.worlds import (
     HAS_ASK,
     HAS_BID,
+    QUOTER,
     START_NS,
     STEP_NS,
     engine_of,
@@ -64,7 +66,7 @@ def test_in_pieces_as_in_one(seed: int) -> None:
 def test_rings_give_what_memory_gives(tmp_path: Path, semantics: str, sleep: bool) -> None:
     """All but the two monotonic times; the order ring numbers what it holds, as memory does."""
     records = stream(5, EVENTS)
-    expected = untimed(loop_of(engine=engine_of("pricing_lstm", semantics)).process(records))
+    expected = without_times(loop_of(engine=engine_of("pricing_lstm", semantics)).process(records))
     live = Live(tmp_path, engine=engine_of("pricing_lstm", semantics))
     with live.running(sleep=sleep, idle_exit_s=0.2):
         live.write(records)
@@ -85,24 +87,34 @@ def test_the_sweep_never_changes_what_leaves() -> None:
 
 def test_the_null_strategy_values_everything_and_sends_nothing() -> None:
     loop = loop_of(None)
-    left = loop.process(stream(7, EVENTS, controls=0.0))
+    left = loop.process(stream(7, EVENTS, garbage=0.0, controls=0.0))
     assert set(left["kind"].tolist()) <= {Kind.SIGNAL}
     assert loop.board.number("orders") == loop.board.number("cancels") == 0
     assert np.isfinite(loop.board.array("fair")).all()
 
 
 def test_another_librarys_arithmetic_doesnt_leak_in() -> None:
-    """Who flushes subnormals on this thread gets the same bytes, and finds its own setting again."""
+    """Fair values below 2e-308 come out the same on a thread that flushes them, which keeps its own setting."""
     torch = pytest.importorskip("torch")
-    records = stream(8, EVENTS)
-    expected = loop_of().process(records)
+    records = records_of([two_sided(START_NS, 99.99, 100.01)])
+
+    def told(strike: Any) -> Records:
+        one = np.ones(len(strike))
+        contracts = ContractTable(strike, 0.02 * one, one, one, one, 0.4 * one, len(strike), 100.0)
+        return HotLoop(engine_of(), spec_of(), contracts, limits_of(), fair_values_every_ns=1).process(records)
+
+    # So far out all contracts have one volatility, the features being clipped; 37 to 39 standard deviations off.
+    volatility = told(np.array([500.0, 900.0])).view(SIGNAL)["value"][:, 2]
+    assert volatility[0] == volatility[1]
+    far = 100.0 * np.exp(np.linspace(37, 39, 60) * volatility[0] * 0.02**0.5)
+    expected = told(far)
+    fair = expected.view(SIGNAL)["value"][:, 0]
+    assert ((fair > 0) & (fair < np.finfo(float).tiny)).any()
     if not torch.set_flush_denormal(True):
         pytest.skip("this CPU has no such setting")
     try:
-        tiny = np.float32(1e-38)
-        flushed = float(torch.tensor([1e-38]) / 4) == 0.0
-        found = loop_of().process(records)
-        assert (float(torch.tensor([float(tiny)]) / 4) == 0.0) == flushed
+        found = told(far)
+        assert float(torch.tensor([1e-308], dtype=torch.float64) / 4) == 0.0
     finally:
         torch.set_flush_denormal(False)
     assert found.tobytes() == expected.tobytes()

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving import native
+from serving.engines.native import NativeEngine
 from serving.host.loop import FixedWidth, HotLoop, with_controls
 from serving.host.records import SIGNAL, Records
 from serving.host.reference.compare import first_difference
@@ -40,10 +42,17 @@ SEMANTICS = ("window", "stateful")
 LIMITS: dict[str, dict[str, Any]] = {
     "tight": {},
     "none": UNLIMITED,
-    "patient": {"reject_burst_count": math.inf, "gamma": 2.5, "collar_money": 0.065, "collar_share": 0.0},
+    "patient": {
+        "reject_burst_count": math.inf,
+        "gamma": 1.0,
+        "clipped_share": 0.35,
+        "stale_book_ns": 50_000_000,
+        "collar_money": 0.065,
+        "collar_share": 0.0,
+    },
     "breakers": UNLIMITED | {"loss_money": 15.0, "drawdown_money": 10.0, "market_move_share": 0.005},
 }
-STREAMS, EVENTS = 3, 400
+SEEDS, EVENTS = (0, 2, 3), 400
 
 
 def native_loop(
@@ -64,7 +73,7 @@ def reference_loop(
 
 @cache
 def known_streams() -> tuple[Records, ...]:
-    return tuple(stream(seed, EVENTS) for seed in range(STREAMS))
+    return tuple(stream(seed, EVENTS) for seed in SEEDS)
 
 
 @cache
@@ -84,7 +93,7 @@ def states_of(left: Records) -> Counter[tuple[int, int]]:
 @pytest.mark.parametrize("family", SIZES)
 def test_every_byte_is_the_same(family: str, semantics: str, limits: str) -> None:
     both = limits in ("tight", "none") or (family, semantics) == ("pricing_lstm", "window")
-    for place in range(STREAMS if both else 1):
+    for place in range(len(SEEDS) if both else 1):
         product = native_loop(family, semantics, limits=limits).process(known_streams()[place])
         assert first_difference(product, known_reference(family, semantics, limits, place)[0]) == ""
 
@@ -93,7 +102,7 @@ def test_the_streams_bring_fills_and_every_refusal_and_state() -> None:
     """Else equality would say little."""
     kinds, states, refused = Counter[int](), Counter[tuple[int, int]](), Counter[Reason]()
     for limits in LIMITS:
-        for place in range(STREAMS):
+        for place in range(len(SEEDS)):
             left, its_refused = known_reference("pricing_lstm", "window", limits, place)
             kinds.update(left["kind"].tolist())
             states.update(states_of(left))
@@ -134,6 +143,20 @@ def test_the_null_strategy_sends_nothing_and_tells_the_same() -> None:
     reference = reference_loop(strategy=None, fair_values_every_ns=10**9).process(records)
     assert first_difference(product, reference) == ""
     assert set(product["kind"].tolist()) == {Kind.SIGNAL}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("isa", native.core().isas() if native.why_unavailable() is None else [])
+def test_every_instruction_set_and_precision(isa: str, precision: str) -> None:
+    """The reference takes volatilities and Black-76 from kernels of the same set."""
+    records, limits = known_streams()[0][:200], limits_of(**UNLIMITED)
+
+    def engine() -> NativeEngine:
+        return engine_of("pricing_lstm", "window", precision, isa)
+
+    product = HotLoop(engine(), spec_of(), contracts_of(), limits, QUOTER).process(records)
+    reference = ReferenceLoop(engine(), spec_of(), contracts_of(), limits, QUOTER).process(records)
+    assert first_difference(product, reference) == ""
 
 
 def test_pieces_give_what_the_whole_gives() -> None:
@@ -204,7 +227,7 @@ def test_a_reference_without_one_stage_differs(family: str, semantics: str, stag
 ACTING: dict[str, dict[str, Any]] = {
     "halted": {},
     "reducing": {"drawdown_money": 5.0},
-    "stale_book": {"stale_book_ns": 30_000_000},
+    "stale_book": {"stale_book_ns": 20_000_000},
     "model_guard": {"clipped_share": 0.3},
     "order_size": {"order_quantity": 0.5},
     "price_collar": {"collar_money": 0.018, "collar_share": 0.0},
@@ -212,7 +235,7 @@ ACTING: dict[str, dict[str, Any]] = {
     "position": {"position_quantity": 1.0},
     "notional": {"notional_money": 400.0},
     "delta": {"delta": 10.0},
-    "gamma": {"gamma": 2.0},
+    "gamma": {"gamma": 1.0},
     "vega": {"vega": 200.0},
     "order_rate": {"order_rate_count": 12.0},
     "loss": {"loss_money": 20.0},

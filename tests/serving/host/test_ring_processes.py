@@ -96,6 +96,8 @@ def test_a_killed_writer_leaves_no_half_record(tmp_path: Path, capacity: int) ->
             assert first - before == reader.lost - lost
             assert len(got) >= min(behind, capacity) - 1  # all but the one that was being overwritten
             assert reader.behind == 0
+            checked += len(got)
+            assert reader.position == checked + reader.lost  # each record came or was counted as lost
             if kill % 20 == 0:
                 got, first = read_in_steps(named, capacity)
                 assert_pattern(got, first)
@@ -144,8 +146,8 @@ def test_a_record_that_was_whole_counts(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(192)
         file.write((19).to_bytes(8, "little"))
-    with RingWriter(path, 16) as writer:
-        assert writer.written == 20
+    with RingWriter(path, 16) as writer, RingReader(path) as reader:
+        assert (writer.written, reader.position) == (20, 20)
 
 
 def test_there_is_one_writer(tmp_path: Path) -> None:
@@ -188,6 +190,36 @@ def test_of_many_that_make_it_at_once_one_writes(tmp_path: Path) -> None:
         assert sum("living writer" in answer for answer in answers) == 3
         for child in children:
             killed(child)
+
+
+def _make_and_remove(path: Path, times: int, report: Connection) -> None:
+    made = 0
+    while made < times:
+        try:
+            writer = RingWriter(path, 2)
+        except HostError:
+            continue  # another has it
+        made += 1
+        try:
+            with RingReader(path) as reader:
+                assert reader.writer_lives
+            path.unlink()
+        except (AssertionError, HostError, FileNotFoundError) as error:
+            report.send(f"wrote to a file that had been removed: {error!r}")
+            return
+        writer.close()
+    report.send("always had the ring of that name")
+
+
+def test_a_writer_never_takes_a_removed_file(tmp_path: Path) -> None:
+    """Two that make the ring, remove it and let go, each as often as it can: whoever has it has what the name says."""
+    pipes = [Pipe(duplex=False) for _ in range(2)]
+    children = [forked(_make_and_remove, tmp_path / "r", 2000, send) for _, send in pipes]
+    for receive, _ in pipes:
+        assert receive.poll(DEADLINE_SECONDS)
+        assert receive.recv() == "always had the ring of that name"
+    for child in children:
+        killed(child)
 
 
 def _read_until_killed(path: Path, report: Connection) -> None:

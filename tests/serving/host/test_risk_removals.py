@@ -1,6 +1,6 @@
 """Planted defects: a gate without one of its checks or breakers is caught, by that check's cases and by the streams.
 
-Each defect is a change of risk.cpp's text, compiled with tests/serving/host/risk_shim.cpp.
+Each defect is a change of the text of risk.cpp or risk_checks.hpp, compiled with tests/serving/host/risk_shim.cpp.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tests.serving.host.risk_cases import CASES
-from tests.serving.host.risk_gates import REFUSALS, Desk, compiled_gate, limits_with
+from tests.serving.host.risk_gates import REFUSALS, SOURCES, Desk, compiled_gate, limits_with
 from tests.serving.host.risk_oracle import drive
 
-STREAMS = 400  # enough for the rarest reason many times over (test_risk_streams.py counts them)
+STREAMS = 250  # enough for the rarest reason several times over (test_risk_streams.py counts them)
 
 # The checks after `malformed` read the contract: without it they need at least that there is one.
 READABLE = "{Reason::malformed, [](const RiskGate&, const Question& asked) { return !asked.contract; }},"
@@ -52,9 +52,10 @@ def row_of(reason: str) -> str:
 
 def without(line: str, instead: str = "") -> Callable[[str], str]:
     """A change of the one place where `line` stands; and rows may be missing."""
+    texts = [(SOURCES / "host" / name).read_text() for name in ("risk.cpp", "risk_checks.hpp")]
+    assert sum(text.count(line) for text in texts) == 1, f"not once: {line!r}"
 
     def change(text: str) -> str:
-        assert text.count(line) == 1, f"risk.cpp has {text.count(line)} of {line!r}"
         return text.replace(line, instead).replace("static_assert(complete());", "")
 
     return change

@@ -23,9 +23,9 @@ pytest.importorskip("pyarrow", reason="the sets are Parquet: pip install strikef
 DATA = Path(__file__).parents[4] / "shared" / "data"
 BINANCE, LEAN = DATA / "binance_l2_20240808", DATA / "us_equity_ticks_2013"
 MARKETS = {
-    "futures": ("binance", BINANCE, "usdm_*.parquet", 10**8),
-    "spot": ("binance", BINANCE, "spot_*.parquet", 10**8),
-    "stock": ("lean", LEAN, "ibm_*.parquet", 10**9),
+    "futures": ("binance_l2", BINANCE, "usdm_*.parquet", 10**8),
+    "spot": ("binance_l2", BINANCE, "spot_*.parquet", 10**8),
+    "stock": ("lean_ticks", LEAN, "ibm_*.parquet", 10**9),
 }
 pytestmark = [
     pytest.mark.real_data,

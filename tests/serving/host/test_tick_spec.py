@@ -99,6 +99,12 @@ def test_scaling_is_the_rule(rows: np.ndarray) -> None:
     np.testing.assert_array_equal(x[:, :F], spec.step_scaler(rows))  # as training's own scaler has it
 
 
+def test_a_column_at_the_clip_counts_as_clipped() -> None:
+    spec = spec_of(step_scaler=Scaler((0.0,) * F, (1.0,) * F, clip=2.0))
+    rows = np.array([[2.0, -2.0, np.nextafter(2.0, 0.0), 0.0] * (F // 4)])
+    assert spec.scale(rows)[1] == 0.5
+
+
 def test_fitted_rows_have_mean_0_and_deviation_1() -> None:
     """Also columns as small as a spread over a price; one that doesn't move is only centred."""
     rng = np.random.default_rng(3)

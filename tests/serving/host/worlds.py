@@ -47,9 +47,9 @@ def limits_of(**changed: Any) -> Limits:
     """Limits that a few hundred events now and then reach."""
     return Limits(**{
         "collar_money": 0.12, "collar_share": 0.02, "order_quantity": 2.0, "position_quantity": 3.0,
-        "notional_money": 700.0, "delta": 40.0, "gamma": 20.0, "vega": 800.0, "loss_money": 60.0,
-        "drawdown_money": 25.0, "order_rate_count": 40.0, "order_rate_window_ns": 150_000_000,
-        "stale_book_ns": 300_000_000, "anomaly_score": 3.0, "clipped_share": 0.6, "market_move_share": 0.01,
+        "notional_money": 500.0, "delta": 40.0, "gamma": 3.0, "vega": 400.0, "loss_money": 60.0,
+        "drawdown_money": 25.0, "order_rate_count": 12.0, "order_rate_window_ns": 150_000_000,
+        "stale_book_ns": 100_000_000, "anomaly_score": 3.0, "clipped_share": 0.5, "market_move_share": 0.01,
         "market_move_window_ns": 500_000_000, "market_move_pause_ns": 200_000_000, "reject_burst_count": 12.0,
         "multiplier": 10.0, "tick_money": 0.01,
     } | changed)  # fmt: skip
@@ -119,9 +119,11 @@ def _bundle(family: str, semantics: str) -> Bundle:
     )  # fmt: skip
 
 
-def engine_of(family: str = "pricing_lstm", semantics: str = "window") -> NativeEngine:
+def engine_of(
+    family: str = "pricing_lstm", semantics: str = "window", precision: str = "fp32", isa: str = ""
+) -> NativeEngine:
     """A new engine, in its state at the beginning."""
-    return NativeEngine(_bundle(family, semantics), "fp32", "")
+    return NativeEngine(_bundle(family, semantics), precision, isa)
 
 
 def record(
@@ -210,14 +212,15 @@ class _Stream:
         self.put(Kind.TRADE, self.one_of(0, 1, 2, 3), (price, size))
 
     def control(self) -> None:
-        code = self.one_of(*ControlCode, ControlCode.CANCEL_ALL, ControlCode.ANOMALY_SCORE, 0, 99)
+        code = self.one_of(*ControlCode, ControlCode.CANCEL_ALL, ControlCode.ANOMALY_SCORE, 0, 7, 99)
         value, before = 0.0, 0.0
         if code == ControlCode.ANOMALY_SCORE:
             value = self.one_of(0.0, 0.0, 3.0, 4.0, math.nan)
         elif code == ControlCode.MODEL_EXPIRED:
             value = self.one_of(0.0, 0.0, 1.0)
         elif code == ControlCode.KILL:
-            value, before = self.one_of((1.0, 0.0), (2.0, 0.0), (1.0, float(self.rng.integers(1, 2000))))
+            value = self.one_of(0.0, 1.0, 2.0, math.nan, -1.0)
+            before = self.one_of(0.0, float(self.rng.integers(1, 2000)), 0.5, math.nan, math.inf, -1.0)
         self.put(Kind.CONTROL, int(code), (value, 0.0, 0.0, before), self.one_of(0, 0, 3))
 
     def strange(self) -> None:
@@ -233,7 +236,7 @@ class _Stream:
             self.now_ns += int(self.rng.integers(1, 8)) * STEP_NS
         if self.rarely(0.6):
             self.mid *= math.exp(0.0003 * self.rng.normal())
-        if self.rarely(0.004):
+        if self.rarely(0.015):
             self.mid *= 1 + self.one_of(-0.012, -0.006, 0.006, 0.012)
         if self.rarely(self.controls):
             self.control()
