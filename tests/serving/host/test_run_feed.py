@@ -26,12 +26,15 @@ from serving.host.config import read_config  # noqa: E402
 from serving.host.directory import owned  # noqa: E402
 from serving.host.host_log import HostLog  # noqa: E402
 from serving.host.loop import ControlCode, FixedWidth, HotLoop  # noqa: E402
-from serving.host.records import ORDER, SIGNAL, Kind  # noqa: E402
+from serving.host.records import ORDER, SIGNAL, Kind, Records  # noqa: E402
 from serving.host.ring import RingReader, RingWriter  # noqa: E402
 from serving.host.supervisor import Supervisor  # noqa: E402
 from tests.serving.host.run_host import RunHost, ended, tick_files, ticks  # noqa: E402
 
 pytestmark = pytest.mark.slow
+
+
+SMALL_RING = 256  # a writer that doesn't wait for its readers overtakes them
 
 
 def test_a_replay_gives_the_orders_of_the_same_records_offline(host: RunHost) -> None:
@@ -40,16 +43,27 @@ def test_a_replay_gives_the_orders_of_the_same_records_offline(host: RunHost) ->
     files = tick_files(host.folder, ticks(3000))
     host.configure(
         feed={"kind": "replay", "layout": "binance_l2", "files": files, "pace": "full"},
-        loop={"fair_values_every_ns": 10**9},
+        loop={"fair_values_every_ns": 10**9, "ring_records": SMALL_RING},
     )
     config = read_config(host.config)
     host.directory.mkdir(mode=0o700, parents=True)
-    with RingWriter(config.order_ring), RingWriter(config.signal_ring):
-        pass  # so that the readers are there before the replay begins
-    orders, signals = RingReader(config.order_ring), RingReader(config.signal_ring)
-    code, out, err = ended(host.start())
+    for path in (config.order_ring, config.signal_ring):
+        RingWriter(path, SMALL_RING, lossless=True).close()  # so that the readers are there before the replay begins
+    rings = [RingReader(path, lossless=True) for path in (config.order_ring, config.signal_ring)]
+    came: list[list[Records]] = [[], []]
+    process = host.start()
+    while process.poll() is None:
+        for ring, records in zip(rings, came, strict=True):
+            ring.wait(1000)
+            records.append(ring.read())
+    for ring, records in zip(rings, came, strict=True):
+        records.append(ring.read())
+        assert ring.lost == 0
+    code, out, err = ended(process)
     assert code == 0, err
     assert "the replay ended" in out
+    assert host.status().counters["lost"] == 0
+    orders, signals = (np.concatenate(records) for records in came)
     with ExitStack() as stack:
         parts = assembled(config, stack)
         strategy = config.strategy
@@ -61,8 +75,8 @@ def test_a_replay_gives_the_orders_of_the_same_records_offline(host: RunHost) ->
         left = loop.process(tape.records)
         loop.ask(ControlCode.CANCEL_ALL)
         left = np.concatenate([left, loop.process(tape.records[:0])])
-    for kind, ring, shape in ((Kind.ORDER, orders, ORDER), (Kind.SIGNAL, signals, SIGNAL)):
-        live, offline = ring.read(65536).view(shape), left[left["kind"] == kind].view(shape)
+    for kind, came_live, shape in ((Kind.ORDER, orders, ORDER), (Kind.SIGNAL, signals, SIGNAL)):
+        live, offline = came_live.view(shape), left[left["kind"] == kind].view(shape)
         assert len(live) == len(offline) > 50
         for name in set(shape.names or ()) - {"arrival_ns", "sent_ns"}:
             if kind == Kind.SIGNAL and name == "sequence":
@@ -88,6 +102,16 @@ def test_a_feed_that_ends_early_ends_the_run_and_one_that_is_killed_is_an_error(
         assert ": the replay ended; state active" in out
     assert host.status().counters["cancels"] > 0
     assert all(one.bid == one.ask == 0 for one in host.status().quoted)
+
+
+def test_a_run_that_is_stopped_ends_its_feed_first(host: RunHost) -> None:
+    process = replaying(host)
+    feed = feed_of(process.pid)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = ended(process)
+    assert code == 0, err
+    assert err.index("feed: ended") < err.index(" ended: why a signal asked for it")
+    assert not Path(f"/proc/{feed}").exists()
 
 
 def test_a_run_that_is_killed_takes_its_feed_along(host: RunHost) -> None:
