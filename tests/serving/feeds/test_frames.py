@@ -292,5 +292,5 @@ def test_options_that_cannot_be_are_refused() -> None:
 
 def test_both_sides_mean_the_same_layout() -> None:
     core = native.core()
-    assert (core.FRAME_HEADER_BYTES, core.MOST_FRAME_RECORDS) == (HEADER.size, MOST_RECORDS)
-    assert (core.RECORD_BYTES, core.RECORD_BYTES) == (RECORD.itemsize, len(records(1).tobytes()))
+    assert (HEADER.size, MOST_RECORDS) == (core.FRAME_HEADER_BYTES, core.MOST_FRAME_RECORDS)
+    assert (RECORD.itemsize, len(records(1).tobytes())) == (core.RECORD_BYTES, core.RECORD_BYTES)
