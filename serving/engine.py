@@ -179,7 +179,7 @@ def open_engine(
     elif pack is not None:
         raise EngineError(f"engine {backend!r} runs the bundle itself: engine pack {pack.manifest.target!r} isn't its")
     elif len(PRECISIONS[backend]) > 1:
-        options = {"precision": precision, "isa": isa}
+        options = {"precision": precision} | ({"isa": isa} if isa else {})
     elif isa:
         raise EngineError(f"engine {backend!r} picks its instruction sets itself: found isa {isa!r}")
     engine: Engine = module.open_engine(bundle, **options)

@@ -89,7 +89,7 @@ def test_the_sweep_never_changes_what_leaves() -> None:
 
 def test_the_null_strategy_values_everything_and_sends_nothing() -> None:
     loop = loop_of(None)
-    left = loop.process(stream(7, EVENTS, controls=0.0))
+    left = loop.process(stream(7, EVENTS, garbage=0.0, controls=0.0))
     assert set(left["kind"].tolist()) <= {Kind.SIGNAL}
     assert loop.board.number("orders") == loop.board.number("cancels") == 0
     assert np.isfinite(loop.board.array("fair")).all()
