@@ -215,8 +215,7 @@ def main(argv: Sequence[str]) -> int:
         if not given.only_loop:
             from benchmarks.host_ring import ring_rows
 
-            ring, ring_notes = ring_rows()
-            rows, notes = rows + ring, notes + ring_notes
+            rows += ring_rows()
             rows += [{"case": "installed", "subject": name, "metric": "size", "unit": "MB", "value": size}
                      for name, size in installed_mb(folder / "installed").items()]  # fmt: skip
     listed = verdicts(rows)

@@ -258,8 +258,10 @@ class _Stream:
 
 
 def stream(seed: int, events: int, garbage: float = 0.02, controls: float = 0.01) -> Records:
-    """About so many events."""
+    """About so many events; the last one leaves a usable book."""
     drawn = _Stream(seed, garbage, controls)
     for _ in range(events):
         drawn.draw()
+    bid, ask = drawn.spread()
+    drawn.put(Kind.QUOTE, HAS_BID | HAS_ASK, (bid, 1.0, ask, 1.0))
     return records_of(drawn.parts)
