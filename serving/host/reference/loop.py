@@ -207,6 +207,8 @@ class ReferenceLoop:
         elif code == ControlCode.CANCEL_ALL:
             self.gate.cancel_all(self.market, self.contracts)
         known = code in list(ControlCode)
+        if known:
+            self.gate.withdraw(self.market, self.contracts)
         answer = SignalCode.CONTROL_ACTED if known else SignalCode.CONTROL_REFUSED
         self._outbox.signal(self.market.event_ns, 0, answer, (float(code), given[0], float(self._read), 0.0))
         self._tell_state()
