@@ -12,6 +12,7 @@ namespace strikeforge {
 
 namespace {
 
+constexpr double most_counted = 0x1p53;  // whole numbers below are doubles
 constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 
 LoopSettings checked(LoopSettings settings, const NativeEngine& engine) {
@@ -83,7 +84,8 @@ void Loop::handle(const Record& record) {
     if (record.header.kind == Kind::control) {
         const double* value = record.control.value;
         const auto code = static_cast<ControlCode>(record.header.flags);
-        if (code == ControlCode::kill && value[3] > 0)
+        // Not a count that can still be reached: it kills now, like any other.
+        if (code == ControlCode::kill && value[3] > static_cast<double>(asked_) && value[3] < most_counted)
             kill_before_ = static_cast<std::uint64_t>(value[3]), replayed_kill_ = value[0];
         else
             act(code, value[0]);
@@ -91,7 +93,10 @@ void Loop::handle(const Record& record) {
     }
     ++counts_.market_records;
     const auto missing = static_cast<std::int32_t>(record.header.sequence - next_sequence_);
-    if (missing > 0 && counts_.market_records > 1) counts_.gaps += static_cast<std::uint64_t>(missing);
+    if (missing > 0 && counts_.market_records > 1) {
+        counts_.gaps += static_cast<std::uint64_t>(missing);
+        book_.lost_records();
+    }
     next_sequence_ = record.header.sequence + 1;
     if (record.header.instrument != 0) {
         ++counts_.skipped;
@@ -216,8 +221,7 @@ void Loop::decide() {
 void Loop::submit(const Intent& intent) {
     ++asked_;
     const bool replayed = asked_ == kill_before_;
-    if (replayed)
-        board_->kill.store(std::max(1u, static_cast<std::uint32_t>(replayed_kill_)), std::memory_order_relaxed);
+    if (replayed) board_->kill.store(static_cast<std::uint32_t>(KillSource::asked), std::memory_order_relaxed);
     const bool halted = gate_.state() == State::halted;
     gate_.submit(intent, market_, states_);
     if (halted || gate_.state() != State::halted || gate_.why() != Reason::kill_switch) return;
