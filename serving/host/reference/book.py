@@ -70,6 +70,11 @@ class Book:
                 self._take_quote(flags, (bid, bid_size), (ask, ask_size), now_ns)
         return ends_event(record)
 
+    def lost_records(self) -> None:
+        """Records before the next one are missing."""
+        if self._picture is not None:
+            self._begun = False
+
     def _end_picture(self, now_ns: int) -> None:
         picture, self._picture = self._picture, None
         assert picture is not None

@@ -85,6 +85,7 @@ class ReferenceLoop:
         checks = {check.name.lower() for check, _ in CHECKS} if "risk" in without else set()
         self.gate = ReferenceGate(limits, len(self._quoted), self._outbox, checks | set(without) & set(GUARDS))
         self._told = (self.gate.state, self.gate.why)
+        self._next_sequence = 0
         self._read = self.asked = 0  # records that aren't controls; intents given to the gate
         self._kill_before, self._replayed_kill = 0, 0.0
         self.events = self.advances = self.skipped = self.time_went_back = 0
@@ -97,8 +98,15 @@ class ReferenceLoop:
                 self._control(int(record["flags"]), [float(value) for value in record["values"][:4]])
             else:
                 self._read += 1
+                self._look_for_a_hole(int(record["sequence"]))
                 self._market_record(record)
         return np.frombuffer(b"".join(self._outbox.records[begin:]), RECORD).copy()
+
+    def _look_for_a_hole(self, sequence: int) -> None:
+        missing = (sequence - self._next_sequence) % 2**32
+        if 0 < missing < 2**31 and self._read > 1:
+            self.book.lost_records()
+        self._next_sequence = (sequence + 1) % 2**32
 
     def _market_record(self, record: np.void) -> None:
         kind = int(record["kind"])
@@ -191,7 +199,7 @@ class ReferenceLoop:
             self._outbox.signal(self.market.event_ns, 0, SignalCode.CONTROL_ACTED, told)
 
     def _control(self, code: int, given: list[float]) -> None:
-        if code == ControlCode.KILL and 1 <= given[3] <= 2.0**53:
+        if code == ControlCode.KILL and self.asked < given[3] < 2**53:
             self._kill_before, self._replayed_kill = int(given[3]), given[0]
             return
         if code == ControlCode.KILL:
@@ -207,6 +215,8 @@ class ReferenceLoop:
         elif code == ControlCode.CANCEL_ALL:
             self.gate.cancel_all(self.market, self.contracts)
         known = code in list(ControlCode)
+        if known:
+            self.gate.withdraw(self.market, self.contracts)
         answer = SignalCode.CONTROL_ACTED if known else SignalCode.CONTROL_REFUSED
         self._outbox.signal(self.market.event_ns, 0, answer, (float(code), given[0], float(self._read), 0.0))
         self._tell_state()

@@ -15,6 +15,7 @@ from serving.host.limits import Limits
 from serving.host.reference.states import ContractState, Intent, Market, Outbox, Reason, Side, State, Working, later
 
 BREAKERS = (Reason.LOSS, Reason.DRAWDOWN, Reason.MARKET_MOVE, Reason.REJECT_BURST)
+WITHDRAWING = (Reason.REDUCING, Reason.STALE_BOOK, Reason.MODEL_GUARD)  # also of what works already
 LASTING = (Reason.MARKET_MOVE, Reason.OPERATOR_ASKED, Reason.DRAWDOWN)  # of REDUCING, the longest last
 
 
@@ -59,6 +60,7 @@ class ReferenceGate:
             self._watch_moves(market)
         if self._reduces_for_a_move() and market.event_ns >= self._move_ends_ns:
             self.state, self.why = State.ACTIVE, Reason.NONE
+        self.withdraw(market, contracts)
 
     def _profit_of(self, contracts: list[ContractState]) -> float:
         profit = 0.0
@@ -108,6 +110,18 @@ class ReferenceGate:
         for place, contract in enumerate(contracts):
             for is_buy in (True, False):
                 self._cancel(place, contract, is_buy, market)
+
+    def withdraw(self, market: Market, contracts: list[ContractState]) -> None:
+        """What works is cancelled where it would be refused now for the state, the book or the model."""
+        asked = [(reason, fails) for reason, fails in CHECKS if reason in WITHDRAWING and reason not in self._without]
+        for place, contract in enumerate(contracts):
+            for is_buy in (True, False):
+                order = contract.working(is_buy)
+                if order is None:
+                    continue
+                again = Intent(place, Side.REPLACE | (Side.BUY if is_buy else 0), order.price, order.quantity)
+                if any(fails(self, again, market, contracts) for _, fails in asked):
+                    self._cancel(place, contract, is_buy, market)
 
     def _reduce(self, why: Reason) -> None:
         """A reason that lasts longer stays."""

@@ -12,6 +12,7 @@ namespace strikeforge {
 
 namespace {
 
+constexpr double most_counted = 0x1p53;  // whole numbers below are doubles
 constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 
 LoopSettings checked(LoopSettings settings, const NativeEngine& engine) {
@@ -84,8 +85,8 @@ void Loop::handle(const Record& record) {
     if (record.header.kind == Kind::control) {
         const double* value = record.control.value;
         const auto code = static_cast<ControlCode>(record.header.flags);
-        // A garbled place doesn't lose a kill: it acts at once.
-        if (code == ControlCode::kill && value[3] >= 1 && value[3] <= 0x1p53)
+        // Not a count that can still be reached: it kills now, like any other.
+        if (code == ControlCode::kill && value[3] > static_cast<double>(asked_) && value[3] < most_counted)
             kill_before_ = static_cast<std::uint64_t>(value[3]), replayed_kill_ = value[0];
         else
             act(code, value[0]);
@@ -93,7 +94,10 @@ void Loop::handle(const Record& record) {
     }
     ++counts_.market_records;
     const auto missing = static_cast<std::int32_t>(record.header.sequence - next_sequence_);
-    if (missing > 0 && counts_.market_records > 1) counts_.gaps += static_cast<std::uint64_t>(missing);
+    if (missing > 0 && counts_.market_records > 1) {
+        counts_.gaps += static_cast<std::uint64_t>(missing);
+        book_.lost_records();
+    }
     next_sequence_ = record.header.sequence + 1;
     if (record.header.instrument != 0) {
         ++counts_.skipped;

@@ -44,6 +44,7 @@ void Loop::take_limits() {
     gate_.set_limits(next_limits_);
     const double serial = next_serial_;
     next_limits_slot_.store(Slot::free, std::memory_order_release);
+    gate_.withdraw(market_, states_);
     tell_acted(ControlCode::limits, serial);
 }
 
@@ -88,6 +89,7 @@ void Loop::act(ControlCode code, double value) {
         default:
             return refuse(code, value);
     }
+    gate_.withdraw(market_, states_);
     tell_acted(code, value);
 }
 

@@ -58,7 +58,11 @@ SignalSwitch::SignalSwitch(Board& board) {
     ours.sa_handler = on_signal;
     ours.sa_flags = SA_RESTART;
     sigemptyset(&ours.sa_mask);
-    for (size_t i = 0; i < std::size(signals); ++i) sigaction(signals[i], &ours, &before_[i]);
+    for (size_t i = 0; i < std::size(signals); ++i) {
+        sigaction(signals[i], nullptr, &before_[i]);
+        const bool stays = signals[i] == SIGHUP && before_[i].sa_handler == SIG_IGN;
+        if (!stays) sigaction(signals[i], &ours, nullptr);
+    }
 }
 
 SignalSwitch::~SignalSwitch() {

@@ -11,8 +11,9 @@
 
 namespace strikeforge {
 
-// As long as it lives SIGUSR1 kills and SIGTERM and SIGINT stop the loop of this board, whoever handled them before;
-// then those are back. One at a time in a process: HostProblem.
+// As long as it lives SIGUSR1 kills, and SIGTERM, SIGINT and SIGHUP (the terminal went away) stop the loop of this
+// board, whoever handled them before; then those are back. A SIGHUP that was ignored (nohup) stays so. One at a time in
+// a process: HostProblem.
 class SignalSwitch {
   public:
     explicit SignalSwitch(Board& board);
@@ -21,8 +22,8 @@ class SignalSwitch {
     SignalSwitch& operator=(const SignalSwitch&) = delete;
 
   private:
-    static constexpr int signals[] = {SIGUSR1, SIGTERM, SIGINT};
-    struct sigaction before_[3];
+    static constexpr int signals[] = {SIGUSR1, SIGTERM, SIGINT, SIGHUP};
+    struct sigaction before_[4];
 };
 
 // Watches a folder for a file named HALT: kills when it appears, also if it is there already, also when the folder can

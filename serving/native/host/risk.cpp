@@ -50,6 +50,7 @@ void RiskGate::on_market(const Market& market, std::vector<ContractState>& contr
         state_ = State::active;
         why_ = Reason::none;
     }
+    withdraw(market, contracts);
 }
 
 // A contract that isn't priced now is valued at the fair value it last had.
@@ -135,6 +136,22 @@ void RiskGate::cancel_all(const Market& market, std::vector<ContractState>& cont
     for (size_t place = 0; place < contracts.size(); ++place) {
         cancel(place, true, market, contracts);
         cancel(place, false, market, contracts);
+    }
+}
+
+void RiskGate::withdraw(const Market& market, std::vector<ContractState>& contracts) {
+    for (size_t place = 0; place < contracts.size(); ++place) {
+        ContractState& contract = contracts[place];
+        for (const bool buys : {true, false}) {
+            ContractState::Working& order = working_side(contract, buys);
+            if (!order.id) continue;
+            const Intent again{static_cast<std::uint16_t>(place),
+                               static_cast<std::uint8_t>(is_replace | (buys ? is_buy : 0)), order.price,
+                               order.quantity};
+            const Question asked{again, market, contracts, &contract, &order, buys ? order.quantity : -order.quantity};
+            if (Checks::reducing(*this, asked) || Checks::stale_book(*this, asked) || Checks::model_guard(*this, asked))
+                cancel(place, buys, market, contracts);
+        }
     }
 }
 

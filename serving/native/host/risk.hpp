@@ -81,12 +81,15 @@ class RiskGate {
     // Both live longer than the gate. HostProblem where a limit makes no sense.
     RiskGate(const Limits& limits, size_t contracts, OrderSink& orders, const std::atomic<std::uint32_t>* kill);
     // Once per event, before the strategy is asked: states that the market or the P&L bring about. What works is
-    // cancelled where the state becomes HALTED, here and below.
+    // cancelled where the state becomes HALTED, here and below, and what may work no longer is withdrawn.
     void on_market(const Market& market, std::vector<ContractState>& contracts);
     // Check and, if it passes, send and book `intent` in `contracts`; the reason otherwise. A refused replacement
     // cancels what works. A cancel of nothing is `none` too: `records` tells what left.
     Reason submit(const Intent& intent, const Market& market, std::vector<ContractState>& contracts);
     void cancel_all(const Market& market, std::vector<ContractState>& contracts);
+    // Cancels what works and, asked for now, would be refused as `reducing`, `stale_book` or `model_guard`: an order of
+    // a model or a book that aren't trusted any more is as bad resting as sent. `on_market` ends with it.
+    void withdraw(const Market& market, std::vector<ContractState>& contracts);
     void halt(Reason why, const Market& market, std::vector<ContractState>& contracts);  // kill switch, operator
     // A longer-lasting reason stays: market_move < operator_asked < drawdown.
     void reduce(Reason why);

@@ -29,6 +29,8 @@ class Book {
     // True if `record` ends an event (whether or not it was refused); false within a picture, and for what isn't of a
     // market. `now_ns`: the event time at which it counts, the largest so far.
     bool apply(const Record& record, std::int64_t now_ns);
+    // Records before the next one are missing: a picture that was being collected isn't one any more.
+    void lost_records() { broken_ = broken_ || collecting_; }
     void clear();
     size_t bids() const { return bid_.count; }
     size_t asks() const { return ask_.count; }

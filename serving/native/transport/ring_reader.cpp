@@ -78,14 +78,18 @@ struct RingReader::Impl {
         return Found::record;
     }
 
-    // To the oldest record there is; while the writer keeps overtaking us, each time twice as far ahead of it.
-    void catch_up(int attempt) {
+    // To the oldest record there is; while the writer keeps overtaking us, each time twice as far ahead of it. False
+    // where the writer can't have overtaken us: the slot's number is somebody's scribble, and waiting here for it to
+    // become right would take the thread away from whoever wants it stopped.
+    bool catch_up(int attempt) {
         const std::uint64_t written = ring.header->written.load(std::memory_order_acquire);
+        if (written <= next) return false;
         std::uint64_t oldest = written > ring.mask ? written - ring.capacity() : 0;
         if (attempt > 0) oldest = std::min(written, oldest + (std::uint64_t{1} << std::min(attempt - 1, 40)));
-        if (oldest <= next) return;
+        if (oldest <= next) return true;
         lost += oldest - next;
         next = oldest;
+        return true;
     }
 
     bool read(Record& out) {
@@ -93,7 +97,7 @@ struct RingReader::Impl {
             const Found found = copy_next(out);
             if (found != Found::overtaken) [[likely]]
                 return found == Found::record;
-            catch_up(attempt);
+            if (!catch_up(attempt)) return false;
         }
     }
 
@@ -102,7 +106,7 @@ struct RingReader::Impl {
         for (int attempt = 0;; ++attempt) {
             const Found found = look(ring.slot_of(next).number.load(std::memory_order_acquire));
             if (found != Found::overtaken) return found == Found::record;
-            catch_up(attempt);
+            if (!catch_up(attempt)) return false;
         }
     }
 

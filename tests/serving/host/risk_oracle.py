@@ -99,6 +99,9 @@ class Oracle:
                 self.references = [(spot, self.now)]
         if self.why == "market_move" and self.now >= self.pause_end:
             self.state, self.why = "ACTIVE", "none"
+        for (contract, side), (_, price, quantity) in sorted(self.works.items(), key=lambda one: (one[0][0], -one[0][1])):
+            if self.broken(contract, REPLACE | side, price, quantity) & {"reducing", "stale_book", "model_guard"}:
+                self.cancel(contract, side)
 
     # What operators ask.
 

@@ -108,7 +108,7 @@ def test_signals_are_given_back(tmp_path: Path) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_by_signal_cancels_what_works(tmp_path: Path, number: int) -> None:
     live = Live(tmp_path, limits=CALM)
     with live.running(signals=True, idle_exit_s=20.0):

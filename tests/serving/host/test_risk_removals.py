@@ -31,6 +31,7 @@ BREAKERS = {
     "market_move": ("    watch_move(market);\n", ""),
     "previous_reference": ("!moved(reference_) && !moved(previous_)", "!moved(reference_)"),
     "end_of_pause": ("&& market.event_ns >= pause_end_ns_", ""),
+    "withdrawal": ("    withdraw(market, contracts);\n", ""),
     "lasting_reasons": ("if (lasts(why) > lasts(why_)) why_ = why;", "why_ = why;"),
     "reject_burst": ("if (!(static_cast<double>(in_a_row_) < limits_.reject_burst_count))", "if (false)"),
     "halt_cancels": ("    why_ = why;\n    cancel_all(market, contracts);", "    why_ = why;"),

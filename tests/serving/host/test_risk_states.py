@@ -74,11 +74,46 @@ def test_a_drawdown_reduces_and_stays() -> None:
     desk.set(1, cash=150.0)
     assert desk.tick() == "REDUCING"
     assert desk.why == "drawdown"
-    assert not len(desk.left())  # what works goes on working
+    assert_all_cancelled(desk)  # nothing is held, so nothing of it reduces
     desk.set(1, cash=500.0)
     assert desk.tick() == "REDUCING"
     desk.gate.resume()
     assert desk.tick() == "ACTIVE"
+
+
+def test_only_what_reduces_goes_on_working_while_reducing() -> None:
+    desk = Desk(CORE)
+    desk.set(0, position=2.0)
+    for side, price in ((SELL, 3.0), (BUY, 1.0)):
+        assert desk.order(side, price, 2.0) == "none"
+    desk.reduce()
+    desk.left()
+    assert desk.tick() == "REDUCING"
+    assert desk.left()[["instrument", "flags"]].tolist() == [(1, CANCEL | BUY)]
+    desk.set(0, position=1.0)  # by what we don't know of: now the sell would open a short one
+    desk.tick()
+    assert desk.left()[["instrument", "flags"]].tolist() == [(1, CANCEL)]
+
+
+@pytest.mark.parametrize(
+    "untrusted",
+    [{"event_ns": START_NS + 6}, {"spot": NAN}, {"model_expired": True}, {"anomaly_score": 1.5}, {"anomaly_score": NAN},
+     {"clipped_share": 0.75}],
+)  # fmt: skip
+def test_nothing_rests_in_the_market_on_a_book_or_a_model_that_is_not_trusted(untrusted: dict[str, float]) -> None:
+    """A line that died while heartbeats go on: event time passes, nothing is asked anew, so nothing would be refused."""
+    desk = in_market(stale_book_ns=5, anomaly_score=1.0, clipped_share=0.5)
+    assert desk.tick(event_ns=START_NS + 5, anomaly_score=1.0, clipped_share=0.5) == "ACTIVE"
+    assert not len(desk.left())  # at the limits
+    assert desk.tick(**untrusted) == "ACTIVE"
+    assert_all_cancelled(desk)
+
+
+def test_what_works_for_a_contract_that_is_not_priced_is_withdrawn() -> None:
+    desk = in_market()
+    desk.set(1, vega=NAN)
+    desk.tick()
+    assert desk.left()[["instrument", "flags"]].tolist() == [(2, CANCEL | BUY), (2, CANCEL)]
 
 
 def test_an_unpriced_contract_keeps_its_last_value() -> None:

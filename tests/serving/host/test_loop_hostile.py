@@ -1,0 +1,121 @@
+"""What nobody should do to a loop: lose half a picture, scribble in its ring, send kills that count wrongly."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving import native
+from serving.host.loop import ControlCode
+from serving.host.records import Kind, Records
+from serving.host.reference.loop import ReferenceLoop
+from serving.host.ring import RingReader, RingWriter
+from tests.serving.host.chains import table
+from tests.serving.host.live import Live, wait_until
+from tests.serving.host.test_loop import loop_of
+from tests.serving.host.worlds import (
+    FIRST,
+    HAS_ASK,
+    HAS_BID,
+    LAST,
+    QUOTER,
+    START_NS,
+    engine_of,
+    limits_of,
+    record,
+    records_of,
+    spec_of,
+    stream,
+)
+
+LEVELS = 4
+KILLS = (math.nan, -1.0, 0.0, 0.5, 1e300, math.inf, float(2**53))
+
+
+def pictures(*mids: float) -> Records:
+    """A picture of `LEVELS` levels around each; records are numbered from 1."""
+    parts = []
+    for mid in mids:
+        for place in range(LEVELS):
+            flags = HAS_BID | HAS_ASK | FIRST * (place == 0) | LAST * (place == LEVELS - 1) | place << 4
+            away = 0.01 * (1 + place)
+            values = (mid - away, 1.0, mid + away, 1.0)
+            parts.append(record(START_NS + len(parts), Kind.LEVEL, flags, values, sequence=len(parts) + 1))
+    return records_of(parts)
+
+
+def reference_of() -> ReferenceLoop:
+    return ReferenceLoop(engine_of(), spec_of(), table(), limits_of(), QUOTER)
+
+
+@pytest.mark.parametrize("kept", range(1, LEVELS))
+def test_two_halves_of_pictures_are_no_picture(kept: int) -> None:
+    """The head of one and the tail of another: levels in order, prices in order; a best price that is gone for long."""
+    whole = pictures(100.0, 100.0, 100.0)
+    torn = np.delete(whole, range(LEVELS + kept, 2 * LEVELS + kept))
+    assert torn["event_ns"].shape == (2 * LEVELS,)
+    loop, reference = loop_of(), reference_of()
+    left = loop.process(torn)
+    assert loop.board.number("gaps") == LEVELS
+    assert loop.board.number("refused_books") == 1
+    assert left.tobytes() == reference.process(torn).tobytes()
+    assert reference.book.refused == 1
+
+
+@pytest.mark.parametrize("count", KILLS)
+def test_a_kill_that_counts_nothing_kills_now(count: float) -> None:
+    records = stream(21, 60, garbage=0.0, controls=0.0)
+    kill = records_of([record(START_NS, Kind.CONTROL, ControlCode.KILL, (math.nan, 0.0, 0.0, count))])
+    loop = loop_of()
+    loop.process(records)
+    left = loop.process(kill)
+    assert loop.board.read()["state"] == "halted"
+    reference = reference_of()
+    reference.process(records)
+    assert left.tobytes() == reference.process(kill).tobytes()
+
+
+def test_a_kill_before_an_order_that_left_long_ago_kills_now() -> None:
+    loop = loop_of()
+    loop.process(stream(21, 60, garbage=0.0, controls=0.0))
+    assert loop.board.number("orders") > 2
+    loop.process(records_of([record(START_NS, Kind.CONTROL, ControlCode.KILL, (1.0, 0.0, 0.0, 2.0))]))
+    assert loop.board.read()["state"] == "halted"
+
+
+def scribble(ring: Path, slot: int, number: int) -> None:
+    core = native.core()
+    with ring.open("r+b") as file:
+        file.seek(core.RING_HEADER_BYTES + slot * core.SLOT_BYTES)
+        file.write(struct.pack("<Q", number))
+
+
+@pytest.mark.parametrize("number", [2 * 1000 + 2, 2 * 1000 + 1, 2**64 - 1])
+def test_a_scribble_in_a_ring_holds_no_reader(tmp_path: Path, number: int) -> None:
+    """It says that the writer is far ahead, who isn't: nothing to read yet, and lost when the writer has gone on."""
+    with RingWriter(tmp_path / "r", 8) as writer, RingReader(tmp_path / "r") as reader:
+        scribble(tmp_path / "r", 0, number)
+        assert len(reader.read()) == 0
+        assert not reader.wait(1000)
+        sent = stream(22, 40, garbage=0.0, controls=0.0)[:20]
+        writer.write(sent)
+        found = reader.read()
+        assert reader.lost + len(found) == 20
+        assert found.tobytes() == sent[-len(found) :].tobytes()
+
+
+@pytest.mark.parametrize("sleep", [False, True])
+def test_a_loop_hears_a_kill_whatever_its_ring_says(tmp_path: Path, sleep: bool) -> None:
+    records = stream(23, 200, garbage=0.0, controls=0.0)
+    live = Live(tmp_path)
+    with live.running(sleep=sleep):
+        live.write(records)
+        wait_until(lambda: live.read_all() == len(records), "reading all records")
+        scribble(tmp_path / "ticks", len(records), 2**60)
+        live.loop.ask(ControlCode.KILL)
+        wait_until(lambda: live.loop.board.read()["state"] == "halted", "the kill")
+    assert live.ends == ["stopped"]
