@@ -2,7 +2,7 @@
 //
 // The board: plain numbers written by the loop alone, each atomically; a reader may see two of them from different
 // events. The chain: a line for each contract, as last swept. Both are published while no record waits, or every
-// `Loop::publish_events`; nothing is ever read back from them but what stands under "Asked". Layout for
+// `Loop::publish_records`; nothing is ever read back from them but what stands under "Asked". Layout for
 // Python: `board_layout` (bindings/bind_board.cpp, serving/host/board.py).
 #pragma once
 

@@ -66,7 +66,7 @@ enum class RunEnd : std::uint8_t { stopped, idle, events };
 // Takes the engine over: it is reset, and nobody else may use it as long as the loop lives.
 class Loop {
   public:
-    static constexpr std::uint64_t publish_events = 64;
+    static constexpr std::uint64_t publish_records = 64;
 
     Loop(NativeEngine& engine, const OptionKernels& kernels, std::unique_ptr<Strategy> strategy,
          const LoopSettings& settings);

@@ -69,7 +69,8 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
         if (came) {
             handle(record);
             idle = 0, quiet = false;
-            if (counts_.events % publish_events == 0) now = Stopwatch::kernel_ns(), tell_all();
+            // Of records: events don't count on within a picture, nor while other instruments' records alone come.
+            if (counts_.records % publish_records == 0) now = Stopwatch::kernel_ns(), tell_all();
             if (until && counts_.events >= until) {
                 end = RunEnd::events;
                 break;
