@@ -98,6 +98,9 @@ class ReferenceLoop:
             else:
                 self._read += 1
                 self._market_record(record)
+                if self.gate.kill_asked:  # who was HALTED already hasn't noticed
+                    self.gate.kill_asked = False
+                    self._control(ControlCode.KILL, [1.0, 0.0, 0.0, 0.0])
         return np.frombuffer(b"".join(self._outbox.records[begin:]), RECORD).copy()
 
     def _market_record(self, record: np.void) -> None:
