@@ -38,7 +38,7 @@ from serving import native
 from serving.bundle import load_bundle
 from serving.engines.native import open_engine
 from serving.errors import HostError, run_command
-from serving.host.loop import with_controls
+from serving.host.loop import loop_isa, with_controls
 from serving.host.records import ORDER, Records
 from serving.host.reference.loop import STAGES
 
@@ -116,7 +116,7 @@ def checked(bench: Bench, sessions: Sequence[Session]) -> list[str]:
     bundle = load_bundle(bench.host.bundle.directory)
     records = bench.tape.records
     controlled = with_controls(records, sessions[0].signals)  # when it is stopped the loop cancels what works
-    expected = _by_kind(reference(bench, open_engine(bundle, bench.precision)).process(controlled))
+    expected = _by_kind(reference(bench, open_engine(bundle, bench.precision, loop_isa())).process(controlled))
     for number, session in enumerate(sessions, 1):
         for name in KINDS:
             found, wanted = untimed(getattr(session, name)), untimed(expected[name])
@@ -125,9 +125,9 @@ def checked(bench: Bench, sessions: Sequence[Session]) -> list[str]:
     notes = [f"{len(sessions)} sessions: {len(expected['orders'])} records of orders, {len(expected['fills'])} fills, "
              f"{len(expected['signals'])} signals, each equal to the slow reference's"]  # fmt: skip
     some = records[: _events_end(records, PLANT_EVENTS)]
-    whole = untimed(reference(bench, open_engine(bundle, bench.precision)).process(some))
+    whole = untimed(reference(bench, open_engine(bundle, bench.precision, loop_isa())).process(some))
     for stage in STAGES:
-        without = reference(bench, open_engine(bundle, bench.precision), without=(stage,)).process(some)
+        without = reference(bench, open_engine(bundle, bench.precision, loop_isa()), without=(stage,)).process(some)
         if untimed(without) == whole:
             raise HostError(f"what left without {stage!r} is what left with it: this bench wouldn't notice its absence")
     notes.append(f"without {', '.join(STAGES)} (one at a time, {PLANT_EVENTS} records) other records leave")
@@ -215,8 +215,7 @@ def main(argv: Sequence[str]) -> int:
         if not given.only_loop:
             from benchmarks.host_ring import ring_rows
 
-            ring, ring_notes = ring_rows()
-            rows, notes = rows + ring, notes + ring_notes
+            rows += ring_rows()
             rows += [{"case": "installed", "subject": name, "metric": "size", "unit": "MB", "value": size}
                      for name, size in installed_mb(folder / "installed").items()]  # fmt: skip
     listed = verdicts(rows)

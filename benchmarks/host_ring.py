@@ -109,8 +109,8 @@ def measure(ends: Ends) -> dict[str, float]:
     return {"throughput": 1000.0 * (ends.fastest_count - 1) / elapsed, "p50": float(p50), "p99": float(p99)}
 
 
-def ring_rows(repeats: int = 5) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows of case `ring`, and notes for the page."""
+def ring_rows(repeats: int = 5) -> list[dict[str, Any]]:
+    """Rows of case `ring`."""
     reason = native.why_unavailable()
     if reason is not None:
         raise HostError(f"bench-host times the native core: {reason}")
@@ -133,11 +133,16 @@ def ring_rows(repeats: int = 5) -> tuple[list[dict[str, Any]], list[str]]:
     peers = [name for name in found if name not in (OURS, SAME_CALLER)]
     for metric in MEASURED:
         rows.append(_ratio(metric, found, peers))
+    return rows
+
+
+def ring_note(rows: Sequence[dict[str, Any]]) -> str:
+    """A paragraph above them: how, and who is missing."""
     cores = two_cores()
-    notes = [f"ring: sender on core {cores[0]}, receiver on core {cores[1]}; medians of {repeats} repeats."]
-    if not any(name.startswith("zeromq") for name in found):
-        notes.append("ring: no zeromq rows: pyzmq isn't installed (pip install 'strikeforge[bench]').")
-    return rows, notes
+    note = f"ring: sender on core {cores[0]}, receiver on core {cores[1]}; medians of repeats."
+    if not any(row["subject"].startswith("zeromq") for row in rows):
+        note += " No zeromq rows: pyzmq isn't installed (pip install 'strikeforge[bench]')."
+    return note
 
 
 def _ratio(metric: str, found: dict[str, list[dict[str, float]]], peers: Sequence[str]) -> dict[str, Any]:
@@ -160,8 +165,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--results", type=Path, default=FOLDER, help="where host_ring.jsonl and host_ring.md go")
     options = parser.parse_args(arguments)
-    rows, notes = ring_rows(options.repeats)
-    for path in write_results("host_ring", rows, note=" ".join(notes), folder=options.results):
+    rows = ring_rows(options.repeats)
+    for path in write_results("host_ring", rows, note=ring_note(rows), folder=options.results):
         sys.stdout.write(f"{path}\n")
     return 0
 

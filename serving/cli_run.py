@@ -54,7 +54,7 @@ def run_host(arguments: argparse.Namespace) -> int:
             lock_memory()
         place_housekeeping(config.loop)
         _tell_what_was_left(config, log)
-        loop, ticks = _loop_of(config, parts)
+        loop, ticks = loop_of(config, parts)
         ended = _run(config, parts, loop, stack.enter_context(ticks), log)
         status = read_status(loop.board)
         log.say("ended", {"why": ended.error or ended.why, "profit": status.gauges["profit"]} | dict(status.counters))
@@ -80,7 +80,7 @@ def _tell_what_was_left(config: HostConfig, log: HostLog) -> None:
     log.say("the run before was killed", {"process": status.process, "orders_left_working": working, "positions": held})
 
 
-def _loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, RingReader]:
+def loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, RingReader]:
     """The loop on its rings, and a reader of the tick ring that stands where the loop begins."""
     feed, settings, strategy = config.feed, config.loop, config.strategy
     if feed.kind != "external" or not config.tick_ring.exists():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
@@ -86,7 +85,7 @@ def _once(watcher: Watcher, directory: Path, interval_s: float) -> int:
         time.sleep(interval_s)
     facts, now = watcher.look()
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+    columns = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 200
     lines = frame(str(directory), facts, now, before, Style(columns, 0, colours))
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in lines))
     return 0
@@ -114,7 +113,7 @@ def _live(watcher: Watcher, directory: Path, interval_s: float) -> None:
 
 
 def _draw(directory: str, facts: HostFacts, now: Look, before: Look | None, colours: bool) -> None:
-    size = shutil.get_terminal_size()
+    size = os.get_terminal_size(sys.stdout.fileno())  # not COLUMNS and LINES, which don't follow it
     lines = frame(directory, facts, now, before, Style(size.columns, size.lines, colours))
     sys.stdout.write(HOME + "\r\n".join(f"{line}{TO_LINE_END}" for line in lines) + TO_SCREEN_END)
     sys.stdout.flush()

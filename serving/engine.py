@@ -156,11 +156,11 @@ def check_array(name: str, array: Floats, shape: tuple[int, ...], *, written: bo
 
 def open_engine(
     bundle: Bundle, backend: str = "ort", semantics: str | None = None, precision: str = FP32, *,
-    pack: EnginePack | None = None, provider: str = "cpu",
+    pack: EnginePack | None = None, provider: str = "cpu", isa: str = "",
 ) -> Engine:  # fmt: skip
     """An engine for a verified bundle; refuses semantics other than those the bundle was gated with.
 
-    `pack`: what `trt` runs. The other engines run the bundle itself, and don't take one.
+    `pack`: what `trt` runs. The other engines run the bundle itself, and don't take one. `isa`: of `native`.
     """
     gated = bundle.manifest.semantics
     if bundle.manifest.task != "pricing":
@@ -179,7 +179,9 @@ def open_engine(
     elif pack is not None:
         raise EngineError(f"engine {backend!r} runs the bundle itself: engine pack {pack.manifest.target!r} isn't its")
     elif len(PRECISIONS[backend]) > 1:
-        options = {"precision": precision}
+        options = {"precision": precision} | ({"isa": isa} if isa else {})
+    elif isa:
+        raise EngineError(f"engine {backend!r} picks its instruction sets itself: found isa {isa!r}")
     engine: Engine = module.open_engine(bundle, **options)
     return engine
 

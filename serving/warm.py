@@ -98,12 +98,12 @@ class Warm:
 
 
 def held_engine(
-    bundle: Bundle, packs: Sequence[EnginePack], backend: str, precision: str = FP32, provider: str = CPU
+    bundle: Bundle, packs: Sequence[EnginePack], backend: str, precision: str = FP32, provider: str = CPU, isa: str = ""
 ) -> Warm:
     """The engine asked for and how far it is from what it must answer; judges nothing yet."""
     try:
         compiled = pack_of(bundle, packs, backend, precision) if backend in COMPILED else None
-        engine = open_engine(bundle, backend, precision=precision, pack=compiled, provider=provider)
+        engine = open_engine(bundle, backend, precision=precision, pack=compiled, provider=provider, isa=isa)
     except EngineError as error:
         raise _with_remedy(error, backend) from error
     pack = None if precision == FP32 else compiled or pack_of(bundle, packs, backend, precision)
@@ -120,9 +120,10 @@ def open_verified_engine(
     provider: str = CPU,
     max_step_us: float | None = None,
     probe: bool = True,
+    isa: str = "",
 ) -> Warm:
     """The engine that will serve, held to what it must answer; EngineError or BundleError where it may not serve."""
-    warm = held_engine(bundle, packs, backend, precision, provider)
+    warm = held_engine(bundle, packs, backend, precision, provider, isa)
     warm.require_parity()
     if not probe and max_step_us is None:
         return warm

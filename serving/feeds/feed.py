@@ -20,7 +20,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from serving.errors import HostError
 from serving.host.ring import RingWriter
 
 
@@ -53,7 +52,5 @@ class Feed(Protocol):
 
 
 def native_ring(ring: RingWriter) -> Any:
-    """The native side of a ring, for a native feed to write to."""
-    if ring._ring is None:
-        raise HostError(f"ring {ring.path!r}: it was closed: open it anew")
-    return ring._ring
+    """The native side of a ring, for a native feed to write to; HostError where it was closed."""
+    return ring.native

@@ -17,7 +17,7 @@ from serving.errors import TrustError
 from serving.host.config_types import ChainConfig, HostConfig
 from serving.host.contracts import ContractTable, read_contracts
 from serving.host.limits import Limits, read_limits
-from serving.host.loop import tick_spec_of
+from serving.host.loop import loop_isa, tick_spec_of
 from serving.host.tick_features import TickSpec
 from serving.released import Released, refuse_expired, resolve
 from serving.warm import open_verified_engine
@@ -42,7 +42,7 @@ def assembled(config: HostConfig, stack: ExitStack) -> Parts:
     released = _released(config, stack)
     spec = tick_spec_of(released.bundle)
     warm = open_verified_engine(
-        released.bundle, released.packs, config.model.engine, config.model.precision, probe=False
+        released.bundle, released.packs, config.model.engine, config.model.precision, probe=False, isa=loop_isa()
     )
     assert isinstance(warm.engine, NativeEngine)
     return Parts(released, warm.engine, spec, contracts, limits)

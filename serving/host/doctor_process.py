@@ -32,26 +32,37 @@ def threads_of(host: Host) -> dict[int, frozenset[int]]:
 def loops_thread(host: Host, core: int | None = None) -> Host:
     """The same, looking at the thread of a running loop and its core: the one pinned to a single core (to `core`).
 
-    `run` gives the loop a thread of its own, so the first one counts only where it is alone. Where not exactly one
-    thread is pinned so, the process is looked at as it was named.
+    `run` gives the loop a thread of its own, so the first one counts only where it is alone, and those that share the
+    first one's core don't. Of several the one that has used the processor most is it; where none has, or none is
+    pinned so, the process is looked at as it was named.
     """
     try:
         status = host.of_process("status")
         if field(host.tree.text(status), "Tgid", f"/{status}") != host.process:
             return host  # a thread was named
         threads = threads_of(host)
+        first = threads.get(int(host.process), frozenset()) if len(threads) > 1 else frozenset()
+        pinned = [
+            (_processor_ticks(host, thread) if len(threads) > 1 else 0, thread, only)
+            for thread, cores in threads.items()
+            for only in cores
+            if len(cores) == 1 and core in (None, only) and cores != first
+        ]
     except UnreadableError:
         return host
-    pinned = [
-        (thread, only)
-        for thread, cores in threads.items()
-        for only in cores
-        if len(cores) == 1 and core in (None, only) and (len(threads) == 1 or str(thread) != host.process)
-    ]
-    if len(pinned) != 1:
+    pinned.sort(reverse=True)
+    if not pinned or (len(pinned) > 1 and pinned[0][0] == pinned[1][0]):
         return host
-    ((thread, only),) = pinned
-    return Host(host.tree, only, str(thread))
+    return Host(host.tree, pinned[0][2], str(pinned[0][1]))
+
+
+def _processor_ticks(host: Host, thread: int) -> int:
+    """How long a thread has run, in ticks of the kernel's clock."""
+    name = host.of_process(f"task/{thread}/stat")
+    words = host.tree.text(name).rpartition(")")[2].split()
+    if len(words) < 13:
+        raise UnreadableError(f"/{name}: too short")
+    return whole(words[11], f"/{name}") + whole(words[12], f"/{name}")
 
 
 def has_capability(host: Host, bit: int) -> bool:

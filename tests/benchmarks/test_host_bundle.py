@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from serving.host.contracts import listed_chain, read_contracts
 from serving.host.limits import read_limits
 from serving.host.loop import FixedWidth, HotLoop
 from serving.host.records import QUOTE, RECORD, Kind, new_records
-from serving.host.reference.contracts import Quoted
 from serving.host.reference.loop import ReferenceLoop
 from serving.installed import open_installed
 from serving.warm import open_verified_engine
@@ -175,14 +173,9 @@ def test_the_loop_s_orders_on_it_equal_the_reference_s(host: HostFiles) -> None:
         parts = assembled(config, stack)
         told = config.strategy
         numbers = (told.half_width_money, told.quantity, told.requote_money, told.skew_money_per_unit)
-        left = HotLoop(parts.engine, parts.spec, parts.contracts, parts.limits, FixedWidth(*numbers)).process(records)
-        table = parts.contracts
-        columns = (table.strike, table.tau_years, table.carry, table.discount, table.right, table.last_volatility)
-        quoted = [Quoted(*map(float, row)) for row in zip(*(column[: table.quoted] for column in columns), strict=True)]
-        slow = ReferenceLoop(
-            parts.engine, parts.spec, quoted, table.reference_spot, parts.limits,
-            SimpleNamespace(**vars(told), tick_money=parts.limits.tick_money),
-        ).process(records)  # fmt: skip
+        made_of = (parts.engine, parts.spec, parts.contracts, parts.limits, FixedWidth(*numbers))
+        left = HotLoop(*made_of).process(records)
+        slow = ReferenceLoop(*made_of).process(records)
     kinds = left["kind"].tolist()
     assert kinds.count(Kind.ORDER) > len(records) / 2
     assert kinds.count(Kind.FILL) > 10

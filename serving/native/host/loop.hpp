@@ -1,8 +1,9 @@
 // The loop: records in, risk-checked orders out. Rules: docs/host-rules.md. One thread; nothing allocates after the
 // start, nothing but the records decides.
 //
-// `event` is the same code live and in replay (loop.cpp); around it, loop_run.cpp reads a ring until it is told to
-// stop, and `process` takes records from memory and keeps what leaves.
+// `event` is the same code live and in replay (loop.cpp), and so is what operators ask (loop_controls.cpp); around
+// them, loop_run.cpp reads a ring until it is told to stop, and `process` takes records from memory and keeps what
+// leaves.
 //
 // Signals, each with the event time at which it was true and four values:
 //   state          State, Reason, profit, 0. After the cancels that a HALTED brought.

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
@@ -24,6 +26,22 @@ void on_signal(int signal) {
         board->kill.store(static_cast<std::uint32_t>(KillSource::signal), std::memory_order_release);
     else
         board->stop.store(1, std::memory_order_release);
+}
+
+// A thread takes over its maker's core and priority: here the loop's, which spins and, with a real-time priority, would
+// never let it run. So it goes where the process's first thread may run, and before the loop; it sleeps until called.
+// The system's error number, or 0.
+int put_before_the_loop(pthread_t thread) {
+    cpu_set_t cores;
+    if (sched_getaffinity(getpid(), sizeof cores, &cores)) return errno;
+    if (const int error = pthread_setaffinity_np(thread, sizeof cores, &cores)) return error;
+    int policy;
+    sched_param priority;
+    if (const int error = pthread_getschedparam(pthread_self(), &policy, &priority)) return error;
+    if ((policy != SCHED_FIFO && policy != SCHED_RR) || priority.sched_priority == sched_get_priority_max(policy))
+        return 0;
+    ++priority.sched_priority;
+    return pthread_setschedparam(thread, policy, &priority);
 }
 
 [[noreturn]] void refuse_errno(const std::string& what) {
@@ -62,9 +80,18 @@ HaltFile::HaltFile(Board& board, const std::string& folder) : board_(board), pat
     }
     look();  // after the watch began: nothing is overlooked in between
     thread_ = std::thread([this] { watch(); });
+    if (const int error = put_before_the_loop(thread_.native_handle())) {
+        end();
+        errno = error;
+        refuse_errno("the kill file's thread can't be put before the loop");
+    }
 }
 
 HaltFile::~HaltFile() {
+    end();
+}
+
+void HaltFile::end() {
     const std::uint64_t one = 1;
     // An eventfd's counter takes a one unless it is about to overflow.
     while (::write(end_, &one, sizeof one) < 0 && errno == EINTR) {

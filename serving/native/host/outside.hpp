@@ -37,6 +37,7 @@ class HaltFile {
 
   private:
     void watch();
+    void end();
     void look();  // is it there?
     void halt();
     Board& board_;

@@ -68,9 +68,10 @@ class Live:
         """Records that the loop has read, whatever came of them, as told on the board."""
         return int(self.loop.board.number("records"))
 
-    def left(self, name: str) -> Records:
-        """All that left into that ring so far, without monotonic times."""
+    def left(self, name: str, *, timed: bool = False) -> Records:
+        """All that left into that ring so far; without its monotonic times unless asked for."""
         while len(found := self._out[name].read(4096)):
             self._left[name].append(found)
         assert self._out[name].lost == 0
-        return without_times(np.concatenate([np.zeros(0, RECORD), *self._left[name]]))
+        whole = np.concatenate([np.zeros(0, RECORD), *self._left[name]])
+        return whole if timed else without_times(whole)

@@ -20,14 +20,14 @@ import numpy as np
 
 from serving.host.board import Board, open_board
 from serving.host.contracts import listed_chain, write_contracts
-from serving.host.records import FILL, QUOTE, RECORD, TRADE, Kind, Records
+from serving.host.records import FILL, ORDER, QUOTE, RECORD, TRADE, Kind, OrderFlags, Records
 from serving.host.ring import RingReader, RingWriter
 from serving.host.status import HostStatus, read_status
-from tests.serving.host.tick_bundle import MODEL, STEP_NS
 
 COMMAND = (sys.executable, "-c", "from serving.cli import entry; entry()")
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 60.0
+MODEL, STEP_NS = "pricing_lstm", 1_000_000_000  # of tick_bundle.py
 SPOT, START_NS = 61_500.0, 1_723_107_600_000_000_000
 LIMITS: dict[str, Any] = {
     **tomllib.loads((ROOT / "serving" / "host" / "limits.example.toml").read_text()),
@@ -150,6 +150,33 @@ class RunHost:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+
+
+class Orders:
+    """What left, read from the order ring by this process; which orders work."""
+
+    def __init__(self, host: RunHost) -> None:
+        self._ring = RingReader(host.directory / "orders.ring")
+        self.all: list[Records] = []
+
+    def read(self) -> Records:
+        orders = self._ring.read(65536).view(ORDER)
+        self.all.append(orders)
+        return orders
+
+    def working(self, host: RunHost) -> set[tuple[int, bool]]:
+        """(contract, buy) of what works, after all that was read and filled."""
+        self.read()
+        fills = host.fills()
+        filled = set(fills["order_id"].tolist())
+        places: dict[tuple[int, bool], int] = {}
+        for order in np.concatenate(self.all):
+            place = (int(order["instrument"]), bool(order["flags"] & OrderFlags.IS_BUY))
+            if order["flags"] & OrderFlags.IS_CANCEL:
+                places.pop(place, None)
+            else:
+                places[place] = int(order["order_id"])
+        return {place for place, order_id in places.items() if order_id not in filled}
 
 
 def toml(value: Any) -> str:

@@ -103,12 +103,16 @@ def test_one_thing_out_of_tune_is_found(tmp_path: Path, change: Files, topic: st
     assert verdicts(tmp_path / "changed", tuned() | change)[topic] in (WARN, BAD)
 
 
+TICKS = {78: 900, 80: 3}  # how long threads have run
+
+
 def running_loop(threads: dict[int, str]) -> Files:
     """A process 77 with these threads and the cores that each may use; thread 78 is looked at by its own number."""
     files = {name.replace("/self/", f"/{number}/"): content for name, content in tuned().items() for number in (77, 78)}
     for thread, cores in threads.items():
         status = f"Tgid:\t77\nCapEff:\t0\nCpus_allowed_list:\t{cores}\n"
         files |= {f"proc/{group}/task/{thread}/status": status for group in (77, 78)}
+        files[f"proc/77/task/{thread}/stat"] = f"{thread} (python) R " + "0 " * 10 + f"{TICKS.get(thread, 0)} 1\n"
         files[f"proc/{thread}/status"] = status
     return tuned() | files
 
@@ -120,7 +124,8 @@ def running_loop(threads: dict[int, str]) -> Files:
         ({77: "0-3", 78: "3"}, (3, "78"), WARN),  # housekeeping may come in between
         ({77: "0-3", 78: "0-3"}, (3, "77"), WARN),  # nothing tells which thread is the loop's
         ({77: "0", 78: "3"}, (3, "78"), GOOD),  # two cores: the first thread isn't the loop's
-        ({77: "0-3", 78: "3", 79: "2"}, (3, "77"), WARN),  # two are pinned: nothing tells which
+        ({77: "0", 79: "0", 78: "3", 80: "3"}, (3, "78"), WARN),  # the busiest; another one may run there too
+        ({77: "0-3", 79: "3", 81: "2"}, (3, "77"), WARN),  # two are pinned, and none has run: nothing tells which
         ({77: "3"}, (3, "77"), GOOD),
     ],
 )

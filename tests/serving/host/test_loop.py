@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from serving import native
-from serving.errors import ConfigError, HostError
+from serving.engine import open_engine
+from serving.errors import ConfigError, EngineError, HostError
 from serving.host.contracts import ContractTable
-from serving.host.loop import ControlCode, FixedWidth, HotLoop, SignalCode, tick_spec_of
+from serving.host.loop import ControlCode, FixedWidth, HotLoop, SignalCode, loop_isa, tick_spec_of
 from serving.host.records import ORDER, RECORD, SIGNAL, Kind, Records
 from serving.host.reference.compare import without_times
 from serving.host.tick_features import TickSpec, tick_rows
+from tests.serving.host import worlds
 from tests.serving.host.chains import table
 from tests.serving.host.live import Live
 from tests.serving.host.worlds import (
@@ -87,7 +89,7 @@ def test_the_sweep_never_changes_what_leaves() -> None:
 
 def test_the_null_strategy_values_everything_and_sends_nothing() -> None:
     loop = loop_of(None)
-    left = loop.process(stream(7, EVENTS, controls=0.0))
+    left = loop.process(stream(7, EVENTS, garbage=0.0, controls=0.0))
     assert set(left["kind"].tolist()) <= {Kind.SIGNAL}
     assert loop.board.number("orders") == loop.board.number("cancels") == 0
     assert np.isfinite(loop.board.array("fair")).all()
@@ -226,3 +228,14 @@ def test_signal_codes_are_the_cores() -> None:
     core = native.core()
     for ours, theirs in ((SignalCode, core.SIGNAL_CODES), (ControlCode, core.CONTROL_CODES)):
         assert {code.name: int(code) for code in ours} == theirs
+
+
+def test_the_loops_engine_leaves_amx_asleep() -> None:
+    """What the loop's engine runs is what this CPU has, but for AMX; other engines aren't told what to run."""
+    core = native.core()
+    best, chosen = core.choose_isa(), core.choose_isa(loop_isa())
+    assert chosen == ("bf16" if best == "amx" else best)
+    with pytest.raises(EngineError, match="picks its instruction sets itself"):
+        open_engine(worlds._bundle("pricing_lstm", "window"), "null", isa="avx2")
+    opened = open_engine(worlds._bundle("pricing_lstm", "window"), "native", isa="portable")
+    assert "portable" in opened.info().runtime

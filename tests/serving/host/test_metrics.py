@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 
 from serving.errors import HostError
 from serving.host.config_types import MetricsConfig
-from serving.host.metrics import BOUNDS_NS, HELP, MetricsServer, buckets
-from serving.host.status import COUNTERS, GAUGES, STATES
-from tests.serving.host.looks import facts, hop, status
+from tests.serving.native.built import built_core
+
+built_core()
+
+from serving.host.metrics import BOUNDS_NS, HELP, MetricsServer, buckets  # noqa: E402
+from serving.host.status import COUNTERS, GAUGES, STATES  # noqa: E402
+from tests.serving.host.looks import facts, hop, status  # noqa: E402
 
 prometheus = pytest.importorskip("prometheus_client.parser", reason="needs the extra [metrics]")
 LOCAL = MetricsConfig("127.0.0.1", 0)

@@ -4,86 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import stat
-import subprocess
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from serving import native
-from serving.cli import main
-from serving.cli_run import _loop_of
-from serving.errors import run_command
-from serving.events import TIME_FORMAT
-from serving.feeds.layouts import read_tape
-from serving.feeds.tape import Heartbeats
-from serving.host.assembly import assembled
-from serving.host.config import read_config
-from serving.host.directory import owned
-from serving.host.host_log import HostLog
-from serving.host.loop import ControlCode, FixedWidth, HotLoop
-from serving.host.records import ORDER, SIGNAL, Kind, OrderFlags, Records
-from serving.host.ring import RingReader, RingWriter
-from serving.host.supervisor import Supervisor
-from tests.serving.host.run_host import LIMITS, RunHost, ended, tick_files, ticks
-from tests.serving.host.tick_bundle import pulled_release
+from tests.serving.native.built import built_core
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(native.why_unavailable() is not None, reason="the native core isn't built"),
-]
+built_core()
 
+from serving.host.records import Kind, OrderFlags  # noqa: E402
+from tests.serving.host.run_host import LIMITS, Orders, RunHost, ended, ticks  # noqa: E402
 
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pulled_release(tmp_path_factory.mktemp("release"))
-
-
-@pytest.fixture
-def host(release: Path, tmp_path: Path) -> Iterator[RunHost]:
-    shared = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path
-    directory = Path(tempfile.mkdtemp(prefix="strikeforge-test-", dir=shared))
-    host = RunHost(tmp_path / "host", release, directory / "run")
-    try:
-        yield host
-    finally:
-        host.close()
-        shutil.rmtree(directory)
-
-
-class Orders:
-    """What left, read from the order ring by this process; which orders work."""
-
-    def __init__(self, host: RunHost) -> None:
-        self._ring = RingReader(host.directory / "orders.ring")
-        self.all: list[Records] = []
-
-    def read(self) -> Records:
-        orders = self._ring.read(65536).view(ORDER)
-        self.all.append(orders)
-        return orders
-
-    def working(self, host: RunHost) -> set[tuple[int, bool]]:
-        """(contract, buy) of what works, after all that was read and filled."""
-        self.read()
-        fills = host.fills()
-        filled = set(fills["order_id"].tolist())
-        places: dict[tuple[int, bool], int] = {}
-        for order in np.concatenate(self.all):
-            place = (int(order["instrument"]), bool(order["flags"] & OrderFlags.IS_BUY))
-            if order["flags"] & OrderFlags.IS_CANCEL:
-                places.pop(place, None)
-            else:
-                places[place] = int(order["order_id"])
-        return {place for place, order_id in places.items() if order_id not in filled}
+pytestmark = pytest.mark.slow
 
 
 def kill_by_socket(host: RunHost, pid: int) -> None:
@@ -224,33 +159,20 @@ def test_limits_are_reloaded_and_changes_told_or_refused(host: RunHost) -> None:
     process.kill()
 
 
-def test_top_and_metrics_show_it(host: RunHost, capsys: pytest.CaptureFixture[str]) -> None:
-    host.configure(metrics={"port": 0})
+def test_an_operator_reduces_and_tells_the_anomaly_score(host: RunHost) -> None:
+    host.configure(limits={"anomaly_score": 8.0})
     process = host.running()
-    host.tick(ticks(300))
-    assert run_command(main, ["top", "--config", str(host.config), "--once", "--interval-s", "0.05"]) == 0
-    shown = capsys.readouterr().out
-    status = host.status()
-    assert re.search(rf"^total +300 +300 +{status.counters['orders']:,} ", shown, re.MULTILINE)
-    assert re.search(r"^tick to order +\d+ ", shown, re.MULTILINE)
-    assert "GONE" not in shown
-    assert "\x1b" not in shown
-    (port,) = [line["port"] for line in host.log() if line["event"] == "metrics"]
-    assert f"strikeforge_host_orders_total {float(status.counters['orders'])}" in scraped(port)
+    host.tick(ticks(100))
+    assert host.ask("anomaly_score", "8.5").returncode == 0
+    host.tick(ticks(100, first=100))
+    assert host.status().gauges["anomaly_score"] == 8.5
+    assert host.status().refused_by["model_guard"] > 0
+    assert host.ask("anomaly_score", "nan").returncode == 14
+    assert host.ask("reduce").returncode == 0
+    host.until(lambda: host.status().state == "reducing")
+    assert host.status().why == "operator_asked"
+    assert "state: reducing" in host.ask("status").stdout
     process.kill()
-    process.wait()
-    assert run_command(main, ["top", "--directory", str(host.directory), "--once"]) == 0
-    assert f"GONE: the loop's process {process.pid} is gone" in capsys.readouterr().out
-
-
-def scraped(port: int) -> str:
-    import http.client
-
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/metrics")
-    body = connection.getresponse().read().decode()
-    connection.close()
-    return body
 
 
 def test_idle_ends_it(host: RunHost) -> None:
@@ -301,82 +223,6 @@ def test_what_it_refuses_to_start_with(host: RunHost) -> None:
     assert "chmod 700" in err
 
 
-def test_a_replay_gives_the_orders_of_the_same_records_offline(host: RunHost) -> None:
-    """The feed of the run in its own process, full pace, orders read by this one: the bytes that `process` gives."""
-    host.configure()
-    files = tick_files(host.folder, ticks(3000))
-    host.configure(
-        feed={"kind": "replay", "layout": "binance_l2", "files": files, "pace": "full"},
-        loop={"fair_values_every_ns": 10**9},
-    )
-    config = read_config(host.config)
-    host.directory.mkdir(mode=0o700, parents=True)
-    with RingWriter(config.order_ring), RingWriter(config.signal_ring):
-        pass  # so that the readers are there before the replay begins
-    orders, signals = RingReader(config.order_ring), RingReader(config.signal_ring)
-    code, out, err = ended(host.start())
-    assert code == 0, err
-    assert "the replay ended" in out
-    with ExitStack() as stack:
-        parts = assembled(config, stack)
-        strategy = config.strategy
-        quoter = FixedWidth(strategy.half_width_money, strategy.quantity, strategy.requote_money)
-        loop = HotLoop(
-            parts.engine, parts.spec, parts.contracts, parts.limits, quoter, fair_values_every_ns=10**9
-        )  # fmt: skip
-        tape = read_tape("binance_l2", config.feed.files, Heartbeats(parts.spec.step_ns))
-        left = loop.process(tape.records)
-        loop.ask(ControlCode.CANCEL_ALL)
-        left = np.concatenate([left, loop.process(tape.records[:0])])
-    for kind, ring, shape in ((Kind.ORDER, orders, ORDER), (Kind.SIGNAL, signals, SIGNAL)):
-        live, offline = ring.read(65536).view(shape), left[left["kind"] == kind].view(shape)
-        assert len(live) == len(offline) > 50
-        for name in set(shape.names or ()) - {"arrival_ns", "sent_ns"}:
-            if kind == Kind.SIGNAL and name == "sequence":
-                continue
-            assert np.array_equal(live[name], offline[name], equal_nan=live[name].dtype.kind == "f"), (kind, name)
-    assert host.status().counters["allocations"] == 0
-
-
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_a_feed_that_ends_early_ends_the_run_and_one_that_is_killed_is_an_error(
-    host: RunHost, end: signal.Signals
-) -> None:
-    process = replaying(host)
-    os.kill(feed_of(process.pid), end)
-    code, out, err = ended(process)
-    if end == signal.SIGKILL:
-        assert code == 14
-        assert "ended after " in out
-        assert ": the feed ended; state active" in out
-        assert "error: the feed was killed by SIGKILL; the loop was stopped, what worked was cancelled" in err
-    else:
-        assert code == 0, err
-        assert ": the replay ended; state active" in out
-    assert host.status().counters["cancels"] > 0
-    assert all(one.bid == one.ask == 0 for one in host.status().quoted)
-
-
-def test_a_run_that_is_killed_takes_its_feed_along(host: RunHost) -> None:
-    process = replaying(host)
-    feed = feed_of(process.pid)
-    process.kill()
-    process.wait()
-    host.until(lambda: not Path(f"/proc/{feed}").exists() or Path(f"/proc/{feed}/stat").read_text().split()[2] == "Z")
-    again = host.running()
-    again.send_signal(signal.SIGTERM)
-    assert ended(again)[0] == 0
-    assert not feeds_of(again.pid)
-
-
-def test_a_feed_that_cannot_begin_ends_the_run(host: RunHost) -> None:
-    host.configure(feed={"kind": "replay", "layout": "binance_l2", "files": ["absent.parquet"]})
-    code, _, err = ended(host.start())
-    assert code == 14
-    assert "absent.parquet" in err
-    assert "error: the feed ended with exit code 3" in err
-
-
 def test_a_halt_file_that_is_there_already_lets_nothing_out(host: RunHost) -> None:
     host.configure()
     host.directory.mkdir(mode=0o700, parents=True)
@@ -386,50 +232,3 @@ def test_a_halt_file_that_is_there_already_lets_nothing_out(host: RunHost) -> No
     assert host.status().counters["orders"] == 0
     assert (host.status().state, host.status().halt_file) == ("halted", True)
     process.kill()
-
-
-def test_a_release_that_expires_meanwhile_stops_new_orders(host: RunHost) -> None:
-    """The supervisor around a real loop of this process."""
-    host.configure()
-    config = read_config(host.config)
-    with ExitStack() as stack:
-        stack.enter_context(owned(config))
-        parts = assembled(config, stack)
-        loop, reader = _loop_of(config, parts)
-        log = stack.enter_context(HostLog(config.log))
-        soon = datetime.now(UTC) + timedelta(seconds=2)
-        supervisor = Supervisor(config, loop, log, soon.strftime(TIME_FORMAT))
-        supervisor.start()
-        watching = threading.Thread(target=supervisor.watch, args=(None, stack.enter_context(reader)))
-        watching.start()
-        try:
-            host.tick(ticks(100))
-            if not host.status().model_expired:
-                assert host.status().refused_by["model_guard"] == 0
-            host.until(lambda: host.status().model_expired)
-            host.tick(ticks(200, first=100))
-            assert host.status().refused_by["model_guard"] > 0
-        finally:
-            supervisor.close()
-            watching.join()
-    assert sum("expired" in line["event"] for line in host.log()) == 1
-
-
-def replaying(host: RunHost) -> subprocess.Popen[str]:
-    """A run whose feed has written something and isn't done for a minute."""
-    host.configure()
-    files = tick_files(host.folder, ticks(6000))
-    host.configure(feed={"kind": "replay", "layout": "binance_l2", "files": files, "pace": "original"})
-    process = host.running()
-    host.until(lambda: host.status().counters["orders"] > 0, process)
-    return process
-
-
-def feeds_of(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in children.read_text().split()] if children.exists() else []
-
-
-def feed_of(pid: int) -> int:
-    (feed,) = feeds_of(pid)
-    return feed

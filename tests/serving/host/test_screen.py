@@ -13,10 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.host.board import highest_ns
-from serving.host.screen import Look, Style, fitted, frame
-from serving.host.status import GONE_AFTER_NS, STATES, since, slot_of
-from tests.serving.host.looks import SLOTS, facts, hop, status
+from tests.serving.native.built import built_core
+
+built_core()
+
+from serving.host.board import highest_ns  # noqa: E402
+from serving.host.screen import Look, Style, fitted, frame  # noqa: E402
+from serving.host.status import GONE_AFTER_NS, STATES, since, slot_of  # noqa: E402
+from tests.serving.host.looks import SLOTS, facts, hop, status  # noqa: E402
 
 WIDE = Style(240, 0, False)
 LATENCIES = st.lists(st.integers(0, 2**34 - 1), min_size=1, max_size=60)

@@ -21,11 +21,10 @@ from serving.folder_store import FolderStore
 from serving.host.tick_features import CONTRACT_FEATURES, STEP_FEATURES, UNSCALED, TickSpec
 from serving.ledger import Ledger
 from serving.manifest import Member, MemberFile
+from tests.serving.host.run_host import MODEL, STEP_NS
 from tests.tiny_bundle import npz_bytes
 from tests.tiny_family import TOLERANCE, answers
 
-MODEL = "pricing_lstm"
-STEP_NS = 1_000_000_000
 T, F, K, D = 8, 48, 16, 8
 SIZES = {
     "step_features": F,

@@ -1,0 +1,136 @@
+"""When a run ends and what it says, around a stand-in for the loop whose numbers the test sets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.serving.native.built import built_core
+
+built_core()
+
+from serving.host import supervisor as module  # noqa: E402
+from serving.host.config import read_config  # noqa: E402
+from serving.host.host_log import HostLog  # noqa: E402
+from serving.host.supervisor import Ended, Supervisor  # noqa: E402
+
+EXAMPLE = Path(__file__).parents[3] / "serving" / "host" / "host.example.toml"
+DEADLINE_S = 20.0
+NUMBERS = {"state": 0.0, "why": 0.0, "records": 0.0, "lost": 0.0, "running": 1.0}
+
+
+@dataclass
+class StandIn:
+    """A loop that reads as many records as it is told to, until it is stopped."""
+
+    numbers: dict[str, float] = field(
+        default_factory=lambda: {"state": 0, "why": 0, "records": 0, "lost": 0, "running": 1}
+    )
+    stopped: threading.Event = field(default_factory=threading.Event)
+    looks: int = 0
+
+    @property
+    def board(self) -> Any:
+        return SimpleNamespace(number=self.number)
+
+    def number(self, name: str) -> float:
+        self.looks += name == "records"
+        return self.numbers[name]
+
+    def run(self, **_: Any) -> str:
+        self.stopped.wait(DEADLINE_S)
+        return "stopped"
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+@contextmanager
+def watched(tmp_path: Path, loop: StandIn, feed: Any, written: int) -> Iterator[list[Ended]]:
+    """A supervisor that watches in a thread; what it found is there afterwards."""
+    found: list[Ended] = []
+    with HostLog(tmp_path / "log") as log:
+        supervisor = Supervisor(read_config(EXAMPLE), loop, log, None)  # type: ignore[arg-type]
+        supervisor.start()
+        ticks: Any = SimpleNamespace(behind=written)
+        watching = threading.Thread(target=lambda: found.append(supervisor.watch(feed, ticks)))
+        watching.start()
+        try:
+            yield found
+            watching.join(DEADLINE_S)
+        finally:
+            supervisor.close()
+
+
+def feed_that_ended(code: int | None) -> Any:
+    return SimpleNamespace(ended=lambda: code)
+
+
+def after_looks(loop: StandIn, count: int) -> None:
+    """Once the supervisor has looked so many times more."""
+    until, waiting = loop.looks + 2 * count, threading.Event()
+    for _ in range(int(DEADLINE_S / 0.005)):
+        if loop.looks >= until:
+            return
+        waiting.wait(0.005)
+    raise AssertionError("the supervisor doesn't look")
+
+
+def test_a_replay_has_ended_when_all_of_it_was_read(tmp_path: Path) -> None:
+    loop = StandIn()
+    with watched(tmp_path, loop, feed_that_ended(0), 100) as found:
+        for records in (40, 99):
+            loop.numbers["records"] = records
+            after_looks(loop, 2)
+            assert not loop.stopped.is_set()
+        loop.numbers["records"] = 100
+    assert found == [Ended("the replay ended")]
+
+
+def test_what_was_lost_counts_as_dealt_with(tmp_path: Path) -> None:
+    loop = StandIn()
+    loop.numbers |= {"records": 90, "lost": 10}
+    with watched(tmp_path, loop, feed_that_ended(0), 100) as found:
+        pass
+    assert found == [Ended("the replay ended")]
+
+
+def test_a_loop_that_reads_no_further_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVERYTHING_READ_S", 0.1)
+    loop = StandIn()
+    loop.numbers["records"] = 40
+    with watched(tmp_path, loop, feed_that_ended(0), 100) as found:
+        pass
+    assert found == [Ended("the replay ended", "60 records of the replay were never read")]
+
+
+@pytest.mark.parametrize(("code", "said"), [(-9, "was killed by SIGKILL"), (3, "ended with exit code 3")])
+def test_a_feed_that_fails_ends_the_run(tmp_path: Path, code: int, said: str) -> None:
+    with watched(tmp_path, StandIn(), feed_that_ended(code), 100) as found:
+        pass
+    assert found == [Ended("the feed ended", f"the feed {said}; the loop was stopped, what worked was cancelled")]
+
+
+def test_a_loop_that_fails_is_told_as_it_failed(tmp_path: Path) -> None:
+    class Failing(StandIn):
+        def run(self, **_: Any) -> str:
+            raise ValueError("a defect")
+
+    loop = Failing()
+    loop.numbers["running"] = 0
+    with pytest.raises(ValueError, match="a defect"), watched(tmp_path, loop, feed_that_ended(None), 0):
+        pass
+
+
+def test_a_signal_stops_it_from_outside(tmp_path: Path) -> None:
+    loop = StandIn()
+    with watched(tmp_path, loop, feed_that_ended(None), 0) as found:
+        loop.stopped.set()
+    assert found == [Ended("a signal asked for it")]
