@@ -146,8 +146,8 @@ class HotLoop:
         """Read the tick ring until `stop` ("stopped"), so long without a record ("idle"), or so many events ("events").
 
         `sleep`: wait in the kernel while nothing comes (a kill then acts within 1 ms) instead of polling. `signals`:
-        meanwhile SIGUSR1 kills, SIGTERM, SIGINT and SIGHUP stop. `halt_folder`: a file HALT there kills, also if it is there
-        already, and nobody resumes before it is gone. When stopped, all that works is cancelled.
+        meanwhile SIGUSR1 kills, SIGTERM, SIGINT and SIGHUP stop. `halt_folder`: a file HALT there kills, also if it is
+        there already, and nobody resumes before it is gone. When stopped, all that works is cancelled.
         """
         idle_ns = 0 if idle_exit_s is None else max(int(idle_exit_s * NS_PER_S), 1)
         end: str = self._loop.run(sleep, idle_ns, events or 0, signals, _text(halt_folder))

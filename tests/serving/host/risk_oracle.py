@@ -99,7 +99,8 @@ class Oracle:
                 self.references = [(spot, self.now)]
         if self.why == "market_move" and self.now >= self.pause_end:
             self.state, self.why = "ACTIVE", "none"
-        for (contract, side), (_, price, quantity) in sorted(self.works.items(), key=lambda one: (one[0][0], -one[0][1])):
+        for place, (_, price, quantity) in sorted(self.works.items(), key=lambda one: (one[0][0], -one[0][1])):
+            contract, side = place
             if self.broken(contract, REPLACE | side, price, quantity) & {"reducing", "stale_book", "model_guard"}:
                 self.cancel(contract, side)
 
