@@ -40,6 +40,7 @@ from serving.engines.native import open_engine
 from serving.errors import HostError, run_command
 from serving.host.loop import loop_isa, with_controls
 from serving.host.records import ORDER, Records
+from serving.host.reference.compare import without_times
 from serving.host.reference.loop import STAGES
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "binance_l2_20240808"
@@ -105,10 +106,7 @@ def _row(case: str, metric: str, unit: str, values: Sequence[float], **more: Any
 
 def untimed(records: Records) -> bytes:
     """The bytes of what left, without the times that are only measured with."""
-    copy = records.copy()
-    copy.view(ORDER)["arrival_ns"] = 0
-    copy.view(ORDER)["sent_ns"][copy["kind"] == ORDER_KIND] = 0
-    return copy.tobytes()
+    return without_times(records).tobytes()
 
 
 def checked(bench: Bench, sessions: Sequence[Session]) -> list[str]:
@@ -135,7 +133,6 @@ def checked(bench: Bench, sessions: Sequence[Session]) -> list[str]:
 
 
 KINDS = {"orders": 5, "fills": 6, "signals": 7}
-ORDER_KIND = KINDS["orders"]
 
 
 def _by_kind(records: Records) -> dict[str, Records]:
