@@ -39,8 +39,8 @@ from serving.bundle import load_bundle
 from serving.engines.native import open_engine
 from serving.errors import HostError, run_command
 from serving.host.loop import loop_isa, with_controls
-from serving.host.records import ORDER, Records
-from serving.host.reference.compare import without_times
+from serving.host.records import Records
+from serving.host.reference.compare import first_difference
 from serving.host.reference.loop import STAGES
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "binance_l2_20240808"
@@ -52,7 +52,7 @@ WHOLE = "tick_to_order"
 TARGETS = {"p50": 6.0, "p99_excess": 4.0, "p99.9_excess": 20.0}  # microseconds, of tick_to_order
 IDLE_ARRIVALS = {WHOLE: 100_000}
 FEWER_ARRIVALS = 20_000  # of the other hops
-PLANT_EVENTS = 10_000  # that a reference without a stage is given
+PLANT_RECORDS = 20_000  # that a reference without a stage is given
 RESIDENT_MB = 100.0
 
 Row = dict[str, Any]
@@ -104,11 +104,6 @@ def _row(case: str, metric: str, unit: str, values: Sequence[float], **more: Any
             "lowest": min(values), "highest": max(values), "repeats": len(values), **more}  # fmt: skip
 
 
-def untimed(records: Records) -> bytes:
-    """The bytes of what left, without the times that are only measured with."""
-    return without_times(records).tobytes()
-
-
 def checked(bench: Bench, sessions: Sequence[Session]) -> list[str]:
     """HostError unless all sessions left what the reference says, and the reference notices what is missing."""
     bundle = load_bundle(bench.host.bundle.directory)
@@ -117,18 +112,17 @@ def checked(bench: Bench, sessions: Sequence[Session]) -> list[str]:
     expected = _by_kind(reference(bench, open_engine(bundle, bench.precision, loop_isa())).process(controlled))
     for number, session in enumerate(sessions, 1):
         for name in KINDS:
-            found, wanted = untimed(getattr(session, name)), untimed(expected[name])
-            if found != wanted:
-                raise HostError(f"session {number}: {name} differ from the reference's: {_first(found, wanted)}")
+            if difference := first_difference(getattr(session, name), expected[name]):
+                raise HostError(f"session {number}: {name} differ from the reference's: {difference}")
     notes = [f"{len(sessions)} sessions: {len(expected['orders'])} records of orders, {len(expected['fills'])} fills, "
              f"{len(expected['signals'])} signals, each equal to the slow reference's"]  # fmt: skip
-    some = records[: _events_end(records, PLANT_EVENTS)]
-    whole = untimed(reference(bench, open_engine(bundle, bench.precision, loop_isa())).process(some))
+    some = records[: _events_end(records, PLANT_RECORDS)]
+    whole = reference(bench, open_engine(bundle, bench.precision, loop_isa())).process(some)
     for stage in STAGES:
         without = reference(bench, open_engine(bundle, bench.precision, loop_isa()), without=(stage,)).process(some)
-        if untimed(without) == whole:
+        if not first_difference(without, whole):
             raise HostError(f"what left without {stage!r} is what left with it: this bench wouldn't notice its absence")
-    notes.append(f"without {', '.join(STAGES)} (one at a time, {PLANT_EVENTS} records) other records leave")
+    notes.append(f"without {', '.join(STAGES)} (one at a time, {PLANT_RECORDS} records) other records leave")
     return notes
 
 
@@ -146,15 +140,6 @@ def _events_end(records: Records, count: int) -> int:
     while place < len(records) and records["kind"][place] == level:
         place += 1
     return place
-
-
-def _first(found: bytes, wanted: bytes) -> str:
-    size = ORDER.itemsize
-    for place in range(min(len(found), len(wanted)) // size):
-        ours, theirs = (side[place * size : (place + 1) * size] for side in (found, wanted))
-        if ours != theirs:
-            return f"record {place}: {np.frombuffer(ours, ORDER)[0]}, expected {np.frombuffer(theirs, ORDER)[0]}"
-    return f"{len(found) // size} records, expected {len(wanted) // size}"
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
