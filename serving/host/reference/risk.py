@@ -219,8 +219,7 @@ class ReferenceGate:
 
     def _position(self, intent: Intent, market: Market, contracts: list[ContractState]) -> bool:
         position = contracts[intent.contract].position
-        after = abs(position + _signed(intent))
-        return after > self._limits.position_quantity and after > abs(position)
+        return _goes_beyond(position, position + _signed(intent), self._limits.position_quantity)
 
     def _notional(self, intent: Intent, market: Market, contracts: list[ContractState]) -> bool:
         held = working = 0.0
@@ -258,8 +257,7 @@ class ReferenceGate:
                 moved = (order.quantity if is_buy else -order.quantity) * greek * multiplier
                 if moved > 0 if change > 0 else moved < 0:
                     pending += moved
-        after = total + pending + change
-        return abs(after) > limit and abs(after) > abs(total)
+        return _goes_beyond(total, total + pending + change, limit)
 
     def _order_rate(self, intent: Intent, market: Market, contracts: list[ContractState]) -> bool:
         since_ns = market.event_ns - self._limits.order_rate_window_ns
@@ -288,6 +286,11 @@ CHECKS: tuple[tuple[Reason, Check], ...] = (
 
 def _signed(intent: Intent) -> float:
     return intent.quantity if intent.is_buy else -intent.quantity
+
+
+def _goes_beyond(before: float, after: float, limit: float) -> bool:
+    farther, crosses = abs(after) > abs(before), (after > 0) != (before > 0)
+    return abs(after) > limit and (farther or crosses)
 
 
 def _reduces(intent: Intent, contracts: list[ContractState]) -> bool:

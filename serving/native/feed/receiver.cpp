@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::int64_t publish_every_ns = 10'000'000, sleep_us = 500;
 constexpr std::int64_t close_readings_ns = 2'000;
-constexpr std::int64_t oldest_stamp_ns = 60'000'000'000;   // older: the wall clock was set
-constexpr std::int64_t session_ahead_ns = 60'000'000'000;  // a sender whose clock is further ahead isn't believed
+constexpr std::int64_t oldest_stamp_ns = 60'000'000'000;  // older: the wall clock was set
+constexpr std::int64_t ahead_ns = 60'000'000'000;         // a sender whose clock is further ahead isn't believed
 constexpr const char* problem_names[] = {
     "", "too_short", "wrong_magic", "wrong_version", "wrong_length", "wrong_number", "wrong_kind"};
 
@@ -76,7 +76,7 @@ void Receiver::compare_clocks() {
         const std::int64_t after_ns = monotonic_ns();
         if (after_ns - before_ns > close_readings_ns && tries < 3) continue;
         real_to_monotonic_ns_ = before_ns - real_ns;
-        latest_session_ = real_ns + session_ahead_ns;
+        latest_ns_ = real_ns + ahead_ns;
         return;
     }
 }
@@ -92,10 +92,15 @@ void Receiver::on_datagram(const Datagram& datagram) {
         ++counts_.problems[static_cast<size_t>(problem)];
         return;
     }
-    if (frame.session > static_cast<std::uint64_t>(latest_session_) && frame.session != arbiter_options_.session) {
+    if (frame.session > static_cast<std::uint64_t>(latest_ns_) && frame.session != arbiter_options_.session) {
         ++counts_.future_session;  // would lock the real sender out as the older one
         return;
     }
+    for (size_t at = 0; at < frame.count; ++at)
+        if (is_of_future(frame.record(at))) {
+            ++counts_.future_event;  // event time never goes back: with it no book would ever be stale again
+            return;
+        }
     ++counts_.frames;
     const std::int64_t now_ns = monotonic_ns();
     std::int64_t arrival_ns = datagram.stamp_ns + real_to_monotonic_ns_;
@@ -119,8 +124,15 @@ void Receiver::take_answers(std::int64_t now_ns) {
             arbiter_->unavailable(answer.range, now_ns);
             continue;
         }
-        for (std::uint64_t number = 0; number < answer.range.count; ++number)
-            arbiter_->recovered(answer.range.session, answer.range.first + number, taken_records_[at++], now_ns);
+        for (std::uint64_t number = answer.range.first; number < answer.range.first + answer.range.count; ++number) {
+            const Record& record = taken_records_[at++];
+            if (is_of_future(record)) {
+                ++counts_.future_event;
+                arbiter_->unavailable({answer.range.session, number, 1}, now_ns);
+            } else {
+                arbiter_->recovered(answer.range.session, number, record, now_ns);
+            }
+        }
     }
     taken_answers_.clear();
     taken_records_.clear();
@@ -167,6 +179,7 @@ std::map<std::string, std::uint64_t> Receiver::counts() {
     std::map<std::string, std::uint64_t> out = named(counts.stream);
     out["frames"] = counts.frames;
     out["future_session"] = counts.future_session;
+    out["future_event"] = counts.future_event;
     out["unstamped"] = counts.unstamped;
     out["datagrams"] = counts.source.datagrams;
     out["too_long"] = counts.source.too_long;

@@ -48,13 +48,14 @@ class Receiver final : DatagramHandler {
         ArbiterCounts stream;
         SourceCounts source;
         std::uint64_t problems[static_cast<size_t>(FrameProblem::problem_count)] = {};
-        std::uint64_t frames = 0, future_session = 0, unstamped = 0;
+        std::uint64_t frames = 0, future_session = 0, future_event = 0, unstamped = 0;
     };
     struct Answer {
         MissingRange range;
         bool has_records;
     };
     void on_datagram(const Datagram& datagram) override;
+    bool is_of_future(const Record& record) const { return record.header.event_ns > latest_ns_; }
     void take_answers(std::int64_t now_ns);
     void publish();
     void compare_clocks();
@@ -64,7 +65,7 @@ class Receiver final : DatagramHandler {
     ReceiverOptions options_;
     std::unique_ptr<Arbiter> arbiter_;
     std::atomic<bool> stop_{false}, done_{false}, answered_{false};
-    std::int64_t real_to_monotonic_ns_ = 0, latest_session_ = 0;
+    std::int64_t real_to_monotonic_ns_ = 0, latest_ns_ = 0;
     Counts counts_;
 
     std::mutex mutex_;  // of all below

@@ -56,6 +56,7 @@ Loop::Loop(NativeEngine& engine, const OptionKernels& kernels, std::unique_ptr<S
     if (!given.rings.orders.empty()) {
         fills_ = std::make_unique<RingWriter>(given.rings.fills, given.rings.capacity, given.rings.lossless);
         signals_ = std::make_unique<RingWriter>(given.rings.signals, given.rings.capacity, given.rings.lossless);
+        for (RingWriter* ring : {fills_.get(), signals_.get()}) ring->give_up_on(board_->stop);
         fills_written_ = fills_->written();
         signals_written_ = signals_->written();
     }

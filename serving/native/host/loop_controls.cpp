@@ -44,7 +44,7 @@ void Loop::take_limits() {
     gate_.set_limits(next_limits_);
     const double serial = next_serial_;
     next_limits_slot_.store(Slot::free, std::memory_order_release);
-    gate_.withdraw(market_, states_);
+    gate_.withdraw(market_, states_, true);
     tell_acted(ControlCode::limits, serial);
 }
 

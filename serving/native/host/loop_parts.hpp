@@ -27,8 +27,9 @@ class PlainArithmetic {
 class Loop::Sink final : public OrderSink {
   public:
     Sink(Loop& loop, const RingPaths& rings) : loop_(loop) {
-        if (!rings.orders.empty())
-            ring_ = std::make_unique<RingOrderSink>(rings.orders, rings.capacity, rings.lossless);
+        if (rings.orders.empty()) return;
+        ring_ = std::make_unique<RingOrderSink>(rings.orders, rings.capacity, rings.lossless);
+        ring_->give_up_on(loop.board_->stop);  // else a reader that stands still holds what must end
     }
     std::uint64_t written() const override { return ring_ ? ring_->written() : 0; }
     void leave(const ClearedOrder& order) override {

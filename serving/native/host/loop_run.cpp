@@ -95,8 +95,8 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
         }
     }
     if (end == RunEnd::stopped) {
-        show(board_->stop, 0u);
         act(ControlCode::cancel_all, 0);  // nothing of ours works while nobody watches
+        show(board_->stop, 0u);           // after it: until then no reader is waited for
     }
     now = Stopwatch::kernel_ns();
     tell_all();

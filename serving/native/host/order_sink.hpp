@@ -6,6 +6,7 @@
 
 #include <time.h>
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -50,6 +51,7 @@ class RingOrderSink final : public OrderSink {
     std::uint64_t written() const override { return ring_.written(); }
     std::int64_t sent_ns() const { return sent_ns_; }  // of the last record that left; 0: none did
     std::uint64_t waits() const { return ring_.waits(); }
+    void give_up_on(const std::atomic<std::uint32_t>& stop) { ring_.give_up_on(stop); }
 
   private:
     RingWriter ring_;

@@ -139,7 +139,7 @@ void RiskGate::cancel_all(const Market& market, std::vector<ContractState>& cont
     }
 }
 
-void RiskGate::withdraw(const Market& market, std::vector<ContractState>& contracts) {
+void RiskGate::withdraw(const Market& market, std::vector<ContractState>& contracts, bool limits_changed) {
     for (size_t place = 0; place < contracts.size(); ++place) {
         ContractState& contract = contracts[place];
         for (const bool buys : {true, false}) {
@@ -149,8 +149,7 @@ void RiskGate::withdraw(const Market& market, std::vector<ContractState>& contra
                                static_cast<std::uint8_t>(is_replace | (buys ? is_buy : 0)), order.price,
                                order.quantity};
             const Question asked{again, market, contracts, &contract, &order, buys ? order.quantity : -order.quantity};
-            if (Checks::reducing(*this, asked) || Checks::stale_book(*this, asked) || Checks::model_guard(*this, asked))
-                cancel(place, buys, market, contracts);
+            if (!Checks::may_rest(*this, asked, limits_changed)) cancel(place, buys, market, contracts);
         }
     }
 }

@@ -89,7 +89,8 @@ class RiskGate {
     void cancel_all(const Market& market, std::vector<ContractState>& contracts);
     // Cancels what works and, asked for now, would be refused as `reducing`, `stale_book` or `model_guard`: an order of
     // a model or a book that aren't trusted any more is as bad resting as sent. `on_market` ends with it.
-    void withdraw(const Market& market, std::vector<ContractState>& contracts);
+    // `limits_changed`: or for any other reason but the order rate, which it passed when it was sent.
+    void withdraw(const Market& market, std::vector<ContractState>& contracts, bool limits_changed = false);
     void halt(Reason why, const Market& market, std::vector<ContractState>& contracts);  // kill switch, operator
     // A longer-lasting reason stays: market_move < operator_asked < drawdown.
     void reduce(Reason why);

@@ -131,8 +131,10 @@ struct RiskGate::Checks {
         return ns_between(accepted_ns, asked.market.event_ns) < gate.limits_.order_rate_window_ns;
     }
 
+    // What is beyond the limit already may come nearer to it, but not to the other side of it at one stroke.
     static bool grows_beyond(double before, double after, double limit) {
-        return !(std::abs(after) <= limit || std::abs(after) <= std::abs(before));
+        const bool nearer = std::abs(after) <= std::abs(before) && (after > 0) == (before > 0);
+        return !(std::abs(after) <= limit || nearer);
     }
 
     // With what works and pulls the same way: whichever of it fills, and in whatever order, the limit holds.
@@ -188,6 +190,17 @@ struct RiskGate::Checks {
         for (const Row& row : rows)
             if (row.breaks(gate, asked)) return row.reason;
         return Reason::none;
+    }
+
+    // Of what works already, asked as a replacement of itself.
+    static bool may_rest(const RiskGate& gate, const Question& asked, bool limits_changed) {
+        for (const Row& row : rows) {
+            const bool always =
+                row.reason == Reason::reducing || row.reason == Reason::stale_book || row.reason == Reason::model_guard;
+            const bool counts = limits_changed ? row.reason != Reason::order_rate : always;
+            if (counts && row.breaks(gate, asked)) return false;
+        }
+        return true;
     }
 };
 

@@ -7,6 +7,7 @@
 // by fork() (`left_behind`), to which nothing of them belongs.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -32,6 +33,8 @@ class RingWriter {
     RingWriter(const RingWriter&) = delete;
     RingWriter& operator=(const RingWriter&) = delete;
     void write(const Record& record);
+    // While `stop` isn't 0 a lossless writer waits for nobody: readers are told what they lost. It outlives the writer.
+    void give_up_on(const std::atomic<std::uint32_t>& stop);
     void write_many(const Record* records, size_t count);
     // True if the next write won't wait; else waits, at most so many microseconds. For who must do something else
     // meanwhile (Python's signals, a stop flag).

@@ -24,6 +24,9 @@ struct RingWriter::Impl {
     std::int64_t looked_for_dead = 0;  // when, CLOCK_MONOTONIC nanoseconds
     bool waiting = false;              // a counted wait isn't over
     bool lossless = false;
+    const std::atomic<std::uint32_t>* stop = nullptr;
+
+    bool stopped() const { return stop != nullptr && stop->load(std::memory_order_acquire) != 0; }
 
     void put(const Record& record) {
         Slot& slot = ring.slot_of(next);
@@ -133,9 +136,13 @@ RingWriter::~RingWriter() = default;
 void RingWriter::write(const Record& record) {
     Impl& self = *impl_;
     if (!self.has_room()) [[unlikely]]
-        while (!self.make_room(1'000'000'000)) continue;
+        while (!self.stopped() && !self.make_room(10'000'000)) continue;
     self.put(record);
     self.tell_sleepers();
+}
+
+void RingWriter::give_up_on(const std::atomic<std::uint32_t>& stop) {
+    impl_->stop = &stop;
 }
 
 void RingWriter::write_many(const Record* records, size_t count) {

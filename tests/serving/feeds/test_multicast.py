@@ -130,9 +130,12 @@ def test_both_lines_and_recovery_give_the_stream(veth: Network, tmp_path: Path, 
     before_ns = time.monotonic_ns()
     orders = records()[:2].copy()
     orders["kind"] = Kind.ORDER
+    future = records()[:2].copy()
+    future["event_ns"] = time.time_ns() + 3600 * 10**9
     hostile = (
         b"", b"x", bytes(1472), bytes(24), b"SFED" + bytes(20), b"SFED\1\0\x19\0" + bytes(16),
         frame(SESSION, 0, 5, orders), frame(SESSION - 1, 0, 5), frame(SESSION, 0, 2**40),
+        frame(SESSION, 0, 1, future),
     )  # fmt: skip
     got, counts = received(veth, tmp_path, packet=packet, dropped=DROPPED, hostile=hostile)
     sent = records().view(QUOTE)
@@ -144,7 +147,8 @@ def test_both_lines_and_recovery_give_the_stream(veth: Network, tmp_path: Path, 
     assert counts["lost"] == counts["late"] == counts["unstamped"] == counts["kernel_dropped"] == 0
     assert counts["recovered"] == len(numbers_of(BOTH))
     assert counts["too_short"] == 2 * HOSTILE_TIMES
-    for problem in ("too_long", "wrong_magic", "wrong_version", "wrong_length", "wrong_kind", "old_session", "jumped"):
+    framed = ("too_long", "wrong_magic", "wrong_version", "wrong_length", "wrong_kind")
+    for problem in (*framed, "old_session", "jumped", "future_event"):
         assert counts[problem] == HOSTILE_TIMES
     assert counts["sessions"] == 1
     twice = set(range(FRAMES)) - DROPPED[0] - DROPPED[1]

@@ -227,6 +227,13 @@ def longer_when_already_beyond(desk: Desk) -> str:
     return desk.order(BUY)
 
 
+@case("position", position_quantity=5.0)
+def through_to_the_other_side(desk: Desk) -> str:
+    desk.set(0, position=9.0)  # limits were tightened
+    passes(desk.order(SELL, quantity=14.0))
+    return desk.order(SELL, quantity=15.0, action=REPLACE)
+
+
 @case("notional", notional_money=80.0)
 def held_and_working(desk: Desk) -> str:
     desk.set(1, position=-3.0)  # 3 * 2
@@ -266,8 +273,13 @@ for greek, unit in (("delta", 2.0), ("gamma", 0.5), ("vega", 8.0)):  # of one co
 
     def back_from_beyond(desk: Desk, greek: str = greek) -> str:
         desk.set(1, position=4.0)
-        passes(desk.order(SELL, 3.0, quantity=8.0))
+        passes(desk.order(SELL, 3.0, quantity=6.0))  # as far as the limit allows on the other side
         return desk.order(BUY, quantity=0.25)
+
+    def through_to_the_other_side_of_it(desk: Desk, greek: str = greek) -> str:
+        desk.set(1, position=4.0)  # the market moved: twice the limit
+        passes(desk.order(SELL, 3.0, quantity=6.0))
+        return desk.order(SELL, 3.0, quantity=7.0, action=REPLACE)
 
     def unpriced_counts_nothing(desk: Desk, greek: str = greek) -> str:
         desk.set(1, position=100.0, **{greek: NAN})
@@ -281,7 +293,14 @@ for greek, unit in (("delta", 2.0), ("gamma", 0.5), ("vega", 8.0)):  # of one co
         passes(desk.order(BUY, 1.75, quantity=1.0, action=REPLACE))  # the one replaced doesn't count
         return desk.order(BUY, quantity=1.25, action=REPLACE)
 
-    for check in (greater, less, back_from_beyond, unpriced_counts_nothing, with_what_works):
+    for check in (
+        greater,
+        less,
+        back_from_beyond,
+        through_to_the_other_side_of_it,
+        unpriced_counts_nothing,
+        with_what_works,
+    ):
         CASES.append(Case(greek, check.__name__, check, {greek: 2 * unit}))
 
 

@@ -99,8 +99,9 @@ class Oracle:
                 self.references = [(spot, self.now)]
         if self.why == "market_move" and self.now >= self.pause_end:
             self.state, self.why = "ACTIVE", "none"
-        for place, (_, price, quantity) in sorted(self.works.items(), key=lambda one: (one[0][0], -one[0][1])):
-            contract, side = place
+        for (contract, side), (_, price, quantity) in sorted(
+            self.works.items(), key=lambda one: (one[0][0], -one[0][1])
+        ):
             if self.broken(contract, REPLACE | side, price, quantity) & {"reducing", "stale_book", "model_guard"}:
                 self.cancel(contract, side)
 
@@ -179,7 +180,7 @@ class Oracle:
             "order_size": quantity > limits.order_quantity,
             "price_collar": abs(price - fair) > limits.collar_money + limits.collar_share * fair,
             "self_match": other is not None and (price >= other[1] if side else price <= other[1]),
-            "position": abs(position + signed) > max(limits.position_quantity, abs(position)),
+            "position": goes_beyond(position, position + signed, limits.position_quantity),
             "notional": not reduces
             and limits.multiplier * (sum(held) + sum(resting) + price * quantity) > limits.notional_money,
             "order_rate": len(recent) >= limits.order_rate_count,
@@ -194,8 +195,14 @@ class Oracle:
             ]
             change = signed * float(known[contract]) * limits.multiplier
             after = total + change + sum(move for move in moves if (move > 0 < change) or (move < 0 and change <= 0))
-            rules[name] = abs(after) > max(getattr(limits, name), abs(total))
+            rules[name] = goes_beyond(total, after, getattr(limits, name))
         return out | {name for name, is_broken in rules.items() if is_broken}
+
+
+def goes_beyond(before: float, after: float, limit: float) -> bool:
+    """Outside of the limit, unless on the way back to it from the same side."""
+    allowed = (0.0, max(before, limit)) if after > 0 else (min(before, -limit), 0.0)
+    return not allowed[0] <= after <= allowed[1]
 
 
 def drive(core: Any, pick: Pick[Any], steps: int) -> Counter[str]:

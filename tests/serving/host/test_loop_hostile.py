@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serving import native
-from serving.host.loop import ControlCode
-from serving.host.records import Kind, Records
+from serving.host.loop import ControlCode, HotLoop, Rings
+from serving.host.records import ORDER, Kind, OrderFlags, Records
 from serving.host.reference.loop import ReferenceLoop
 from serving.host.ring import RingReader, RingWriter
 from tests.serving.host.chains import table
-from tests.serving.host.live import Live, wait_until
+from tests.serving.host.live import PATIENCE_S, Live, wait_until
 from tests.serving.host.test_loop import loop_of
 from tests.serving.host.worlds import (
     FIRST,
@@ -24,6 +26,7 @@ from tests.serving.host.worlds import (
     LAST,
     QUOTER,
     START_NS,
+    UNLIMITED,
     engine_of,
     limits_of,
     record,
@@ -87,6 +90,20 @@ def test_a_kill_before_an_order_that_left_long_ago_kills_now() -> None:
     assert loop.board.read()["state"] == "halted"
 
 
+@pytest.mark.parametrize("tighter", [{"order_quantity": 0.5}, {"position_quantity": 0.5}, {"collar_share": 0.0}])
+def test_what_new_limits_forbid_does_not_rest(tighter: dict[str, float]) -> None:
+    limits = limits_of(**UNLIMITED | {"collar_money": 0.0, "collar_share": 0.5})
+    loop = loop_of(limits=limits)
+    loop.process(pictures(100.0))
+    assert loop.board.array("bid").max() > 0.0
+    loop.set_limits(replace(limits, anomaly_score=7.0), 2)
+    assert set(loop.process(records_of([]))["kind"].tolist()) == {Kind.SIGNAL}  # nothing that works breaks it
+    loop.set_limits(replace(limits, **tighter), 3)
+    left = loop.process(records_of([]))
+    assert (left[left["kind"] == Kind.ORDER]["flags"] & OrderFlags.IS_CANCEL).all()
+    assert loop.board.array("bid").max() == loop.board.array("ask").max() == 0.0
+
+
 def scribble(ring: Path, slot: int, number: int) -> None:
     core = native.core()
     with ring.open("r+b") as file:
@@ -106,6 +123,30 @@ def test_a_scribble_in_a_ring_holds_no_reader(tmp_path: Path, number: int) -> No
         found = reader.read()
         assert reader.lost + len(found) == 20
         assert found.tobytes() == sent[-len(found) :].tobytes()
+
+
+def test_a_reader_that_stands_still_holds_no_loop_that_must_end(tmp_path: Path) -> None:
+    """A lossless loop waits for it, until it is stopped: then what works is cancelled, and the reader told its loss."""
+    with RingWriter(tmp_path / "ticks", 1 << 12) as ticks:
+        names = [tmp_path / name for name in ("ticks", "orders", "fills", "signals")]
+        loop = HotLoop(
+            engine_of(), spec_of(), table(), limits_of(**UNLIMITED), QUOTER, rings=Rings(*names, 16, lossless_out=True)
+        )
+        ends: list[str] = []
+        with RingReader(tmp_path / "orders", "gateway", lossless=True) as gateway:
+            running = threading.Thread(target=lambda: ends.append(loop.run(signals=False)))
+            running.start()
+            ticks.write(stream(24, 300, garbage=0.0, controls=0.0))
+            wait_until(lambda: gateway.behind == 16, "a full ring")
+            loop.stop()
+            running.join(PATIENCE_S)
+            assert ends == ["stopped"]
+            left = gateway.read().view(ORDER)
+            assert gateway.lost > 0
+    both_sides = 2 * table().quoted
+    cancelled = left[-both_sides:][(left[-both_sides:]["flags"] & OrderFlags.IS_CANCEL) > 0]
+    assert len(cancelled) > 0
+    assert loop.board.array("bid").max() == loop.board.array("ask").max() == 0.0
 
 
 @pytest.mark.parametrize("sleep", [False, True])

@@ -101,7 +101,7 @@ def test_only_what_reduces_goes_on_working_while_reducing() -> None:
      {"clipped_share": 0.75}],
 )  # fmt: skip
 def test_nothing_rests_in_the_market_on_a_book_or_a_model_that_is_not_trusted(untrusted: dict[str, float]) -> None:
-    """A line that died while heartbeats go on: time passes, nothing is asked anew, so nothing would be refused."""
+    """A line died and heartbeats go on: event time passes, nothing is asked anew, so nothing would be refused."""
     desk = in_market(stale_book_ns=5, anomaly_score=1.0, clipped_share=0.5)
     assert desk.tick(event_ns=START_NS + 5, anomaly_score=1.0, clipped_share=0.5) == "ACTIVE"
     assert not len(desk.left())  # at the limits
