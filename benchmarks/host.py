@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.host_footprint import LIMITS_MB, installed_mb
-from benchmarks.host_session import LOOP_CORE, Bench, Session, prepare, reference, run
+from benchmarks.host_session import LOOP_CORE, Bench, Session, prepare, reference, resident_mb, run
 from benchmarks.results import FOLDER, write_results
 from serving import native
 from serving.bundle import load_bundle
@@ -193,7 +193,7 @@ def main(argv: Sequence[str]) -> int:
         notes = checked(bench, sessions)
         rows += session_rows(sessions, idle)
         rows.append(_row("allocations", "count", "count", [float(one.board["allocations"]) for one in sessions]))
-        rows.append(_row("resident", "size", "MB", [_resident_mb(one.said) for one in sessions]))
+        rows.append(_row("resident", "size", "MB", [resident_mb(bench)]))
         if not given.only_loop:
             from benchmarks.host_ring import ring_rows
 
@@ -206,11 +206,6 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{path}\n")
     sys.stdout.write("\n".join(listed) + "\n")
     return 0
-
-
-def _resident_mb(said: str) -> float:
-    line = next(line for line in said.splitlines() if line.startswith("memory"))
-    return float(line.split()[1])
 
 
 if __name__ == "__main__":
