@@ -38,6 +38,7 @@ STRATEGIES = ("null", "fixed_width")
 POLLS = ("busy", "sleep")
 FILLS = ("simulated",)  # until there are gateways
 MOST_QUOTED = 64  # Board::most_contracts
+LIVE_SILENCE_S = 5.0  # of every feed but a replay: a line that died must not leave orders working
 LARGEST_FILE = 1 << 20
 LOG = "host.log"  # in the directory, unless said otherwise
 
@@ -96,7 +97,7 @@ def _feed(top: Table) -> FeedConfig:
     kind = table.text("kind", choices=FEED_KINDS)
     heartbeat_ns = table.whole("heartbeat_ns", None, least=1, most=10**15)
     core = table.whole("core", None, least=0, most=4095)
-    silence_s = table.number("silence_s", None, above=0.0)
+    silence_s = table.number("silence_s", None if kind == "replay" else LIVE_SILENCE_S, above=0.0)
     network = kind in ("multicast", "packet")
     layout = recovery = interface = None
     files: tuple[Path, ...] = ()

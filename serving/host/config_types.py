@@ -68,7 +68,7 @@ class FeedConfig:
     interface: str | None = None
     heartbeat_ns: int | None = None
     core: int | None = None
-    silence_s: float | None = None  # without a record for so long, all that works is cancelled; None: never
+    silence_s: float | None = None  # without a record for so long, all that works is cancelled; None: never (replay)
 
     @property
     def lossless(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-TRADE, QUOTE, LEVEL, HEARTBEAT = 1, 2, 3, 4
+TRADE, QUOTE, LEVEL, HEARTBEAT, CONTROL = 1, 2, 3, 4, 8
 HAS_BID, HAS_ASK, FIRST, LAST = 1, 2, 4, 8
 DEPTH = 10
 
@@ -36,7 +36,8 @@ class Book:
         self.changes = 0
         self.refused = 0
         self._picture: list[tuple[int, float, float, float, float]] | None = None  # flags and numbers of its levels
-        self._begun = False  # the picture has its first level
+        self._begun = False  # the picture has its first level, and all since
+        self._expected: int | None = None  # number of the next record
 
     @property
     def usable(self) -> bool:
@@ -70,9 +71,11 @@ class Book:
                 self._take_quote(flags, (bid, bid_size), (ask, ask_size), now_ns)
         return ends_event(record)
 
-    def lost_records(self) -> None:
-        """Records before the next one are missing."""
-        if self._picture is not None:
+    def follow(self, sequence: int) -> None:
+        """The next number of the stream, whatever record has it: a hole breaks the picture being collected."""
+        expected, self._expected = self._expected, (sequence + 1) % 2**32
+        hole = expected is not None and 0 < (sequence - expected) % 2**32 < 2**31
+        if hole and self._picture is not None:
             self._begun = False
 
     def _end_picture(self, now_ns: int) -> None:

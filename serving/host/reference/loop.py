@@ -85,7 +85,6 @@ class ReferenceLoop:
         checks = {check.name.lower() for check, _ in CHECKS} if "risk" in without else set()
         self.gate = ReferenceGate(limits, len(self._quoted), self._outbox, checks | set(without) & set(GUARDS))
         self._told = (self.gate.state, self.gate.why)
-        self._next_sequence = 0
         self._read = self.asked = 0  # records that aren't controls; intents given to the gate
         self._kill_before, self._replayed_kill = 0, 0.0
         self.events = self.advances = self.skipped = self.time_went_back = 0
@@ -98,18 +97,12 @@ class ReferenceLoop:
                 self._control(int(record["flags"]), [float(value) for value in record["values"][:4]])
             else:
                 self._read += 1
-                self._look_for_a_hole(int(record["sequence"]))
+                self.book.follow(int(record["sequence"]))
                 self._market_record(record)
                 if self.gate.kill_asked:  # who was HALTED already hasn't noticed
                     self.gate.kill_asked = False
                     self._control(ControlCode.KILL, [1.0, 0.0, 0.0, 0.0])
         return np.frombuffer(b"".join(self._outbox.records[begin:]), RECORD).copy()
-
-    def _look_for_a_hole(self, sequence: int) -> None:
-        missing = (sequence - self._next_sequence) % 2**32
-        if 0 < missing < 2**31 and self._read > 1:
-            self.book.lost_records()
-        self._next_sequence = (sequence + 1) % 2**32
 
     def _market_record(self, record: np.void) -> None:
         kind = int(record["kind"])

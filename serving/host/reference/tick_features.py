@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.host.reference.book import HEARTBEAT, TRADE, Book, Levels, ends_event
+from serving.host.reference.book import CONTROL, HEARTBEAT, TRADE, Book, Levels, ends_event
 from serving.host.tick_features import STEP_FEATURES
 from serving.normal import Array
 
@@ -256,6 +256,8 @@ class TickStream:
 
     def take(self, record: Any) -> tuple[bool, npt.NDArray[np.float64] | None]:
         """Whether an event ended, and the row of the step that it closed."""
+        if int(record["kind"]) != CONTROL:
+            self.book.follow(int(record["sequence"]))
         if int(record["instrument"]) != 0:
             return False, None
         if not ends_event(record):

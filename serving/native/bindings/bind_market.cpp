@@ -68,6 +68,7 @@ class TickStream {
     enum class Taken { nothing, event, closing_event };
     // What the record was; `closed` [count] is written by an event that closes a step.
     Taken take(const Record& record, double* closed) {
+        if (record.header.kind != Kind::control) book_.follow(record.header.sequence);
         if (record.header.instrument != 0) return Taken::nothing;
         if (!Book::ends_event(record)) {
             book_.apply(record, now_ns_);

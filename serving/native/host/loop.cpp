@@ -94,12 +94,7 @@ void Loop::handle(const Record& record) {
         return;
     }
     ++counts_.market_records;
-    const auto missing = static_cast<std::int32_t>(record.header.sequence - next_sequence_);
-    if (missing > 0 && counts_.market_records > 1) {
-        counts_.gaps += static_cast<std::uint64_t>(missing);
-        book_.lost_records();
-    }
-    next_sequence_ = record.header.sequence + 1;
+    counts_.gaps += book_.follow(record.header.sequence);
     if (record.header.instrument != 0) {
         ++counts_.skipped;
         return;

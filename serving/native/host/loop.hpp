@@ -177,7 +177,6 @@ class Loop {
             advances, sweeps, controls, controls_refused;
     };
     Counts counts_{};
-    std::uint32_t next_sequence_ = 0;
 
     // Measured with, never decided by.
     Stopwatch stopwatch_;

@@ -29,8 +29,17 @@ class Book {
     // True if `record` ends an event (whether or not it was refused); false within a picture, and for what isn't of a
     // market. `now_ns`: the event time at which it counts, the largest so far.
     bool apply(const Record& record, std::int64_t now_ns);
-    // Records before the next one are missing: a picture that was being collected isn't one any more.
-    void lost_records() { broken_ = broken_ || collecting_; }
+    // The number of the next record in the stream that the book's are part of, whatever its kind; how many are missing
+    // before it. A hole ends a picture that was being collected: what is lost may have ended it, and begun another.
+    std::uint32_t follow(std::uint32_t sequence) {
+        const std::uint32_t missing = sequence - next_sequence_;
+        const bool hole = following_ && missing != 0 && missing <= std::uint32_t{INT32_MAX};
+        following_ = true;
+        next_sequence_ = sequence + 1;
+        if (!hole) return 0;
+        broken_ = broken_ || collecting_;
+        return missing;
+    }
     void clear();
     size_t bids() const { return bid_.count; }
     size_t asks() const { return ask_.count; }
@@ -55,7 +64,8 @@ class Book {
     Side bid_ = {}, ask_ = {};
     Side next_bid_ = {}, next_ask_ = {};
     unsigned next_levels_ = 0;  // records of the picture so far
-    bool collecting_ = false, broken_ = false;
+    bool collecting_ = false, broken_ = false, following_ = false;
+    std::uint32_t next_sequence_ = 0;
     std::int64_t changed_ns_ = 0;
     std::uint64_t changes_ = 0, refused_ = 0;
 };

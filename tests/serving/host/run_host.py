@@ -60,7 +60,7 @@ class RunHost:
         self.limit(**(limits or {}))
         values: dict[str, dict[str, Any]] = {
             "model": {"folder": str(self.release), "model": MODEL, "development": True},
-            "feed": {"kind": "external"},
+            "feed": {"kind": "external", "silence_s": 600.0},  # a loaded machine is no dead line
             "chain": {"file": "chain.csv", "reference_price": SPOT, "quoted": 4},
             "strategy": {"kind": "fixed_width", "half_width_money": 20.0, "quantity": 1.0, "requote_money": 5.0},
             "risk": {"limits": "limits.toml"},

@@ -153,6 +153,16 @@ def test_a_key_of_another_kind_of_feed_or_strategy_is_refused(tmp_path: Path) ->
     assert sum("[strategy]" in one and "no such number" in one for one in found) == 4
 
 
+@pytest.mark.parametrize("kind", ["external", "multicast"])
+def test_a_live_feed_that_dies_is_noticed_unless_said_otherwise(tmp_path: Path, kind: str) -> None:
+    values = example()
+    assert read(tmp_path, values).feed.silence_s is None  # a replay may wait for hours of no trading
+    values["feed"] = {"kind": kind} | ({"lines": ["239.1.1.1:30001"]} if kind == "multicast" else {})
+    assert read(tmp_path, values).feed.silence_s == 5.0
+    values["feed"]["silence_s"] = 60.0
+    assert read(tmp_path, values).feed.silence_s == 60.0
+
+
 def test_real_time_priority_needs_a_core(tmp_path: Path) -> None:
     values = example()
     values["loop"]["priority"] = 50

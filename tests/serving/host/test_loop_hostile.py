@@ -16,6 +16,7 @@ from serving.host.loop import ControlCode, HotLoop, Rings
 from serving.host.records import ORDER, Kind, OrderFlags, Records
 from serving.host.reference.loop import ReferenceLoop
 from serving.host.ring import RingReader, RingWriter
+from serving.host.tick_features import tick_rows
 from tests.serving.host.chains import table
 from tests.serving.host.live import PATIENCE_S, Live, wait_until
 from tests.serving.host.test_loop import loop_of
@@ -67,6 +68,7 @@ def test_two_halves_of_pictures_are_no_picture(kept: int) -> None:
     assert loop.board.number("refused_books") == 1
     assert left.tobytes() == reference.process(torn).tobytes()
     assert reference.book.refused == 1
+    assert tick_rows(torn, spec_of().step_ns).refused_books == 1  # for training it is none either
 
 
 @pytest.mark.parametrize("count", KILLS)
