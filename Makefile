@@ -82,7 +82,7 @@ sanitize: sanitize-address sanitize-thread  ## the native core's tests under add
 sanitize-address: SANITIZERS := address,undefined
 sanitize-address: SANITIZED_TESTS := tests/serving/native tests/serving/test_repricing.py tests/serving/host/test_book.py \
 	tests/serving/host/test_tick_features.py tests/serving/host/test_loop.py tests/serving/host/test_reference_loop.py tests/serving/host/test_risk_streams.py \
-	tests/serving/feeds/test_frames.py --ignore=tests/serving/native/test_allocations.py
+	tests/serving/feeds/test_frames.py tests/serving/feeds/test_replay.py --ignore=tests/serving/native/test_allocations.py
 sanitize-address: OPTIONS := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1
 sanitize-thread: SANITIZERS := thread

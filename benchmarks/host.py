@@ -32,14 +32,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.host_footprint import LIMITS_MB, installed_mb
-from benchmarks.host_session import LOOP_CORE, Bench, Session, prepare, reference, run
+from benchmarks.host_session import LOOP_CORE, Bench, Session, prepare, reference, resident_mb, run
 from benchmarks.results import FOLDER, write_results
 from serving import native
 from serving.bundle import load_bundle
 from serving.engines.native import open_engine
 from serving.errors import HostError, run_command
 from serving.host.loop import loop_isa, with_controls
-from serving.host.records import ORDER, Records
+from serving.host.records import Records
+from serving.host.reference.compare import first_difference
 from serving.host.reference.loop import STAGES
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "binance_l2_20240808"
@@ -51,7 +52,7 @@ WHOLE = "tick_to_order"
 TARGETS = {"p50": 6.0, "p99_excess": 4.0, "p99.9_excess": 20.0}  # microseconds, of tick_to_order
 IDLE_ARRIVALS = {WHOLE: 100_000}
 FEWER_ARRIVALS = 20_000  # of the other hops
-PLANT_EVENTS = 10_000  # that a reference without a stage is given
+PLANT_RECORDS = 20_000  # that a reference without a stage is given
 RESIDENT_MB = 100.0
 
 Row = dict[str, Any]
@@ -103,14 +104,6 @@ def _row(case: str, metric: str, unit: str, values: Sequence[float], **more: Any
             "lowest": min(values), "highest": max(values), "repeats": len(values), **more}  # fmt: skip
 
 
-def untimed(records: Records) -> bytes:
-    """The bytes of what left, without the times that are only measured with."""
-    copy = records.copy()
-    copy.view(ORDER)["arrival_ns"] = 0
-    copy.view(ORDER)["sent_ns"][copy["kind"] == ORDER_KIND] = 0
-    return copy.tobytes()
-
-
 def checked(bench: Bench, sessions: Sequence[Session]) -> list[str]:
     """HostError unless all sessions left what the reference says, and the reference notices what is missing."""
     bundle = load_bundle(bench.host.bundle.directory)
@@ -119,23 +112,21 @@ def checked(bench: Bench, sessions: Sequence[Session]) -> list[str]:
     expected = _by_kind(reference(bench, open_engine(bundle, bench.precision, loop_isa())).process(controlled))
     for number, session in enumerate(sessions, 1):
         for name in KINDS:
-            found, wanted = untimed(getattr(session, name)), untimed(expected[name])
-            if found != wanted:
-                raise HostError(f"session {number}: {name} differ from the reference's: {_first(found, wanted)}")
+            if difference := first_difference(getattr(session, name), expected[name]):
+                raise HostError(f"session {number}: {name} differ from the reference's: {difference}")
     notes = [f"{len(sessions)} sessions: {len(expected['orders'])} records of orders, {len(expected['fills'])} fills, "
              f"{len(expected['signals'])} signals, each equal to the slow reference's"]  # fmt: skip
-    some = records[: _events_end(records, PLANT_EVENTS)]
-    whole = untimed(reference(bench, open_engine(bundle, bench.precision, loop_isa())).process(some))
+    some = records[: _events_end(records, PLANT_RECORDS)]
+    whole = reference(bench, open_engine(bundle, bench.precision, loop_isa())).process(some)
     for stage in STAGES:
         without = reference(bench, open_engine(bundle, bench.precision, loop_isa()), without=(stage,)).process(some)
-        if untimed(without) == whole:
+        if not first_difference(without, whole):
             raise HostError(f"what left without {stage!r} is what left with it: this bench wouldn't notice its absence")
-    notes.append(f"without {', '.join(STAGES)} (one at a time, {PLANT_EVENTS} records) other records leave")
+    notes.append(f"without {', '.join(STAGES)} (one at a time, {PLANT_RECORDS} records) other records leave")
     return notes
 
 
 KINDS = {"orders": 5, "fills": 6, "signals": 7}
-ORDER_KIND = KINDS["orders"]
 
 
 def _by_kind(records: Records) -> dict[str, Records]:
@@ -149,15 +140,6 @@ def _events_end(records: Records, count: int) -> int:
     while place < len(records) and records["kind"][place] == level:
         place += 1
     return place
-
-
-def _first(found: bytes, wanted: bytes) -> str:
-    size = ORDER.itemsize
-    for place in range(min(len(found), len(wanted)) // size):
-        ours, theirs = (side[place * size : (place + 1) * size] for side in (found, wanted))
-        if ours != theirs:
-            return f"record {place}: {np.frombuffer(ours, ORDER)[0]}, expected {np.frombuffer(theirs, ORDER)[0]}"
-    return f"{len(found) // size} records, expected {len(wanted) // size}"
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
@@ -211,7 +193,7 @@ def main(argv: Sequence[str]) -> int:
         notes = checked(bench, sessions)
         rows += session_rows(sessions, idle)
         rows.append(_row("allocations", "count", "count", [float(one.board["allocations"]) for one in sessions]))
-        rows.append(_row("resident", "size", "MB", [_resident_mb(one.said) for one in sessions]))
+        rows.append(_row("resident", "size", "MB", [resident_mb(bench)]))
         if not given.only_loop:
             from benchmarks.host_ring import ring_rows
 
@@ -224,11 +206,6 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{path}\n")
     sys.stdout.write("\n".join(listed) + "\n")
     return 0
-
-
-def _resident_mb(said: str) -> float:
-    line = next(line for line in said.splitlines() if line.startswith("memory"))
-    return float(line.split()[1])
 
 
 if __name__ == "__main__":

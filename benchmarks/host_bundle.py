@@ -169,7 +169,8 @@ def padded(rows: npt.NDArray[np.float64], spec: TickSpec) -> npt.NDArray[np.floa
 
 
 def limits_text(price: float, tick_money: float) -> str:
-    """Limits in proportion to the underlying's price: wide, so that the bench's quoter mostly passes."""
+    """Limits in proportion to the underlying's price: wide, so that the bench's quoter mostly passes; a move of two
+    hundredths of a percent within a second pauses it, so that states change too."""
     return f"""# of a bench: python -m benchmarks.host_bundle
 serial = 1
 collar_money = {price / 100!r}
@@ -184,9 +185,9 @@ gamma = {1e7 / price!r}
 vega = {price * 1000!r}
 loss_money = {price * 100!r}
 drawdown_money = {price * 100!r}
-market_move_share = 0.05
-market_move_window_ns = 60_000_000_000
-market_move_pause_ns = 1_000_000_000
+market_move_share = 0.0002
+market_move_window_ns = 1_000_000_000
+market_move_pause_ns = 100_000_000
 stale_book_ns = 60_000_000_000
 anomaly_score = 8.0
 clipped_share = 0.5

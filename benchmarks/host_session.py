@@ -53,7 +53,7 @@ class Bench:
     """A host made of a tape."""
 
     host: HostFiles
-    config: HostConfig
+    config: HostConfig  # with rings that hold all that leaves
     tape: Tape
     precision: str
 
@@ -65,8 +65,10 @@ def prepare(folder: Path, directory: Path, layout: str, files: list[Path], pace:
     feed = f'kind = "replay"\nlayout = "{layout}"\nfiles = [{named}]\npace = {pace}\ncore = {FEED_CORE}'
     host = make_host(folder, tape.records, precision, feed=feed, directory=directory)
     with host.config.open("a", encoding="utf-8") as file:
-        file.write(f"core = {LOOP_CORE}\nhousekeeping_cores = [{FEED_CORE}]\nring_records = {RING_RECORDS}\n")
-    return Bench(host, read_config(host.config), tape, precision)
+        file.write(f"core = {LOOP_CORE}\nhousekeeping_cores = [{FEED_CORE}]\n")
+    roomy = host.config.with_name("roomy.toml")
+    roomy.write_text(f"{host.config.read_text(encoding='utf-8')}ring_records = {RING_RECORDS}\n", encoding="utf-8")
+    return Bench(host, read_config(roomy), tape, precision)
 
 
 def run(bench: Bench) -> Session:
@@ -79,17 +81,32 @@ def run(bench: Bench) -> Session:
         for ring in rings:
             RingWriter(ring, RING_RECORDS).close()
             RingReader(ring, READER).close()  # its place: the first record
-        command = [sys.executable, "-c", ENTRY, "run", "--config", str(bench.host.config)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False)
-        if done.returncode:
-            raise HostError(f"strikeforge-host run ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        said = _host(config.file)
         board = open_board(config.board).read()
         if board["lost"] or board["gaps"]:
-            raise HostError(f"the loop lost {board['lost']} records, {board['gaps']} gaps: {done.stdout}")
+            raise HostError(f"the loop lost {board['lost']} records, {board['gaps']} gaps: {said}")
         orders, fills, signals = (_all_of(ring) for ring in rings)
-        return Session(orders, fills, signals, board, done.stdout)
+        return Session(orders, fills, signals, board, said)
     finally:
         shutil.rmtree(config.directory, ignore_errors=True)
+
+
+def resident_mb(bench: Bench) -> float:
+    """Most memory (MB) that the process held in a session with rings as they are by default."""
+    try:
+        said = _host(bench.host.config)
+    finally:
+        shutil.rmtree(bench.config.directory, ignore_errors=True)
+    line = next(line for line in said.splitlines() if line.startswith("memory"))
+    return float(line.split()[1])
+
+
+def _host(config: Path) -> str:
+    command = [sys.executable, "-c", ENTRY, "run", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False)
+    if done.returncode:
+        raise HostError(f"strikeforge-host run ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def _all_of(ring: Path) -> Records:

@@ -112,10 +112,10 @@ def _feed(top: Table) -> FeedConfig:
         interface = table.text("interface", REQUIRED if kind == "packet" else None)
     else:
         table.refuse(("lines", "interface"), f"[feed] kind {kind!r} listens to no lines")
-    if kind == "multicast":
+    if network:
         recovery = _address(table, "recovery", table.text("recovery", None))
     else:
-        table.refuse(("recovery",), f"[feed] kind {kind!r} recovers nothing; that is multicast's")
+        table.refuse(("recovery",), f"[feed] kind {kind!r} recovers nothing; that is for lines")
     if kind == "external":
         table.refuse(("layout", "core"), "an external feed is started and set up elsewhere")
     table.finish()

@@ -20,7 +20,7 @@ from serving.host.config_types import HostConfig
 from serving.host.control import Command
 from serving.host.feed_process import FeedProcess, said
 from serving.host.host_log import HostLog
-from serving.host.limits import changed_limits, parse_limits, read_bounded, read_limits
+from serving.host.limits import changed_limits, read_numbered_limits
 from serving.host.loop import ControlCode, HotLoop
 from serving.host.placement import place_loop
 from serving.host.ring import RingReader
@@ -162,10 +162,7 @@ class Supervisor:
 
     def _reload_limits(self, _: float) -> Mapping[str, Any]:
         risk = self._config.risk
-        limits = read_limits(risk.limits, risk.public_key)
-        again, serial = parse_limits(read_bounded(risk.limits), str(risk.limits))
-        if again != limits:
-            raise HostError(f"{risk.limits}: was changed while it was read; ask again")
+        limits, serial = read_numbered_limits(risk.limits, risk.public_key)
         changed = {name: f"{old} -> {new}" for name, (old, new) in changed_limits(self._loop.limits, limits).items()}
         self._loop.set_limits(limits, serial)
         return {"serial": serial, "changed": changed}

@@ -99,6 +99,9 @@ class ReferenceLoop:
                 self._read += 1
                 self.book.follow(int(record["sequence"]))
                 self._market_record(record)
+                if self.gate.kill_asked:  # who was HALTED already hasn't noticed
+                    self.gate.kill_asked = False
+                    self._control(ControlCode.KILL, [1.0, 0.0, 0.0, 0.0])
         return np.frombuffer(b"".join(self._outbox.records[begin:]), RECORD).copy()
 
     def _market_record(self, record: np.void) -> None:

@@ -335,3 +335,27 @@ def test_a_loop_starts_as_its_engine_begins() -> None:
     expected = told()
     engine.advance(np.ones(engine.info().step_features, np.float32))
     assert told() == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a real-time priority needs CAP_SYS_NICE")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is the loop's, another the test's")
+def test_a_kill_file_is_heard_beside_a_loop_that_never_lets_go(tmp_path: Path) -> None:
+    """The thread that watches would be on the loop's core behind its real-time priority, if it stayed where it was
+    made."""
+    live = Live(tmp_path, limits=CALM)
+
+    def run() -> None:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # this thread
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+        live.loop.run(signals=False, halt_folder=tmp_path)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        wait_until(lambda: live.loop.board.number("running"), "the loop")
+        (tmp_path / "HALT").touch()
+        wait_until(lambda: live.loop.board.read()["state"] == HALTED, "the halt")
+    finally:
+        live.loop.stop()
+        thread.join(30.0)
+    assert not thread.is_alive()

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from serving import native
 from serving.engines.native import NativeEngine
+from serving.host.contracts import ContractTable
 from serving.host.loop import FixedWidth, HotLoop, with_controls
 from serving.host.records import SIGNAL, Records
 from serving.host.reference.compare import first_difference
@@ -193,6 +194,44 @@ def _asked_after(market: Records, count: int) -> int:
         loop.process(market[:count])
         known[count] = loop.asked
     return known[count]
+
+
+def test_a_kill_that_finds_the_loop_halted_is_told_after_the_event() -> None:
+    """And doesn't lie in wait for what leaves after a resume."""
+    limits = limits_of(**UNLIMITED | {"order_quantity": 0.5, "reject_burst_count": 2.0})
+    kill = records_of([record(START_NS, Kind.CONTROL, int(ControlCode.KILL), (2.0, 0.0, 0.0, 4.0))])
+    resume = records_of([record(START_NS, Kind.CONTROL, int(ControlCode.RESUME))])
+    quote = records_of([record(START_NS, Kind.QUOTE, 3, (99.99, 1.0, 100.01, 1.0))])
+    records = np.concatenate([kill, quote, resume, quote])
+    product = HotLoop(engine_of(), spec_of(), contracts_of(), limits, QUOTER).process(records)
+    reference = ReferenceLoop(engine_of(), spec_of(), contracts_of(), limits, QUOTER).process(records)
+    assert first_difference(product, reference) == ""
+    told = product.view(SIGNAL)
+    assert [(row["flags"], *row["value"][:2]) for row in told] == [
+        (SignalCode.STATE, State.HALTED, Reason.REJECT_BURST),
+        (SignalCode.CONTROL_ACTED, ControlCode.KILL, 1.0),
+        (SignalCode.CONTROL_ACTED, ControlCode.RESUME, 0.0),
+        (SignalCode.STATE, State.ACTIVE, Reason.NONE),
+        (SignalCode.STATE, State.HALTED, Reason.REJECT_BURST),
+    ]
+
+
+@pytest.mark.parametrize(("price", "fills"), [(99.0, 0), (98.99, 1), (101.0, 0), (101.01, 1)])
+def test_a_print_at_the_orders_price_doesnt_fill(price: float, fills: int) -> None:
+    """A call so deep in the money that it is the underlying less 50, exactly: the quotes are 49 and 51."""
+    deep = ContractTable(
+        *(np.array([one]) for one in (50.0, 0.001, 1.0, 1.0, 1.0, 0.2)), quoted=1, reference_spot=100.0
+    )
+    limits, quoter = (
+        limits_of(**UNLIMITED, tick_money=0.25),
+        replace(QUOTER, half_width_money=1.0, skew_money_per_unit=0.0),
+    )
+    records = records_of([
+        record(START_NS, Kind.QUOTE, 3, (99.5, 1.0, 100.5, 1.0)), record(START_NS, Kind.TRADE, 0, (price, 1.0))
+    ])  # fmt: skip
+    product = HotLoop(engine_of(), spec_of(), deep, limits, quoter).process(records)
+    assert first_difference(product, ReferenceLoop(engine_of(), spec_of(), deep, limits, quoter).process(records)) == ""
+    assert (product["kind"] == Kind.FILL).sum() == fills
 
 
 PAST, FUTURE = -(2**63), 2**63 - 1
