@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from serving import native
 from serving.errors import HostError
 from serving.events import TIME_FORMAT
 from serving.host.config_types import HostConfig
@@ -148,8 +149,9 @@ class Supervisor:
         now = (board.number("state"), board.number("why"))
         if now != self._seen:
             self._seen = now
-            status = read_status(board)
-            self._log.say("state", {"state": status.state, "why": status.why, "profit": status.gauges["profit"]})
+            core = native.core()
+            words = {"state": core.state_name(now[0]).lower(), "why": core.reason_name(now[1])}
+            self._log.say("state", words | {"profit": board.number("profit")})
 
     def _asking(self, code: ControlCode, *, value: bool = False) -> Command:
         def act(given: float) -> Mapping[str, Any]:
