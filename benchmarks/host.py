@@ -39,7 +39,7 @@ from serving.bundle import load_bundle
 from serving.engines.native import open_engine
 from serving.errors import HostError, run_command
 from serving.host.loop import loop_isa, with_controls
-from serving.host.records import Records
+from serving.host.records import Kind, Records
 from serving.host.reference.compare import first_difference
 from serving.host.reference.loop import STAGES
 
@@ -126,7 +126,7 @@ def checked(bench: Bench, sessions: Sequence[Session]) -> list[str]:
     return notes
 
 
-KINDS = {"orders": 5, "fills": 6, "signals": 7}
+KINDS = {"orders": Kind.ORDER, "fills": Kind.FILL, "signals": Kind.SIGNAL}
 
 
 def _by_kind(records: Records) -> dict[str, Records]:
@@ -135,9 +135,8 @@ def _by_kind(records: Records) -> dict[str, Records]:
 
 def _events_end(records: Records, count: int) -> int:
     """A place near `count` that doesn't cut a picture of the book in two."""
-    level = 3
     place = min(count, len(records))
-    while place < len(records) and records["kind"][place] == level:
+    while place < len(records) and records["kind"][place] == Kind.LEVEL:
         place += 1
     return place
 

@@ -276,11 +276,11 @@ def _arrow_column(
             if arrow.types.is_timestamp(kind):  # with or without zone: the stored instant is UTC
                 column = column.cast(arrow.timestamp("ns", kind.tz))
             instants = column.cast(arrow.timestamp("ns")).cast(arrow.int64())
-            times: Times = _numbers_of(instants, np.int64, np.datetime64("NaT", "ns").astype(np.int64))
+            times: Times = numbers_of(instants.combine_chunks(), np.int64, np.datetime64("NaT", "ns").astype(np.int64))
             return Column(times.astype("datetime64[ns]"), intact)
         number = arrow.types.is_floating(kind) or arrow.types.is_integer(kind) or arrow.types.is_decimal(kind)
         if name not in TIME_COLUMNS | TEXT_COLUMNS and number:
-            return Column(_numbers_of(column.cast(arrow.float64()), np.float64, np.nan), intact)
+            return Column(numbers_of(column.cast(arrow.float64()).combine_chunks(), np.float64, np.nan), intact)
     except arrow.ArrowException as error:
         problems.file(file, f"column {name} can't be converted ({error}): write it as {REMEDIES[name]}", schema=True)
     else:
@@ -292,9 +292,8 @@ def _arrow_column(
     return Column(values, ~intact)
 
 
-def _numbers_of(column: Any, kind: npt.DTypeLike, null: Any) -> npt.NDArray[Any]:
-    """From buffers: `to_numpy` and `fill_null` import pandas wherever it is installed."""
-    array = column.combine_chunks()
+def numbers_of(array: Any, kind: npt.DTypeLike, null: Any) -> npt.NDArray[Any]:
+    """Of an Arrow array, from its buffers: `to_numpy` and `fill_null` import pandas wherever it is installed."""
     valid, data = array.buffers()
     start, stop = array.offset, array.offset + len(array)
     if data is None:

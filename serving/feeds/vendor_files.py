@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from serving.errors import DataError
 from serving.problems import Problems
-from serving.table_files import SUFFIXES
+from serving.table_files import SUFFIXES, numbers_of
 
 ColumnKind = Literal["whole", "number", "text"]
 Columns = dict[str, Any]  # NumPy arrays, of text columns `Words`
@@ -218,7 +218,7 @@ def _of_arrow(arrow: Any, file: str, name: str, kind: ColumnKind, column: Any, p
     if kind == "text":
         return _words(arrow, column)
     column = column.cast(arrow.int64() if kind == "whole" else arrow.float64())
-    return _from_buffers(column.combine_chunks(), DTYPES[kind], NO_NUMBER if kind == "whole" else np.nan)
+    return numbers_of(column.combine_chunks(), DTYPES[kind], NO_NUMBER if kind == "whole" else np.nan)
 
 
 def _words(arrow: Any, column: Any) -> Words:
@@ -226,17 +226,4 @@ def _words(arrow: Any, column: Any) -> Words:
     if not arrow.types.is_dictionary(coded.type):
         coded = coded.cast(arrow.string()).dictionary_encode()
     texts = ["" if one is None else one for one in coded.dictionary.cast(arrow.string()).to_pylist()]
-    return Words([*texts, ""], _from_buffers(coded.indices.cast(arrow.int64()), np.int64, len(texts)))
-
-
-def _from_buffers(array: Any, dtype: npt.DTypeLike, empty: Any) -> npt.NDArray[Any]:
-    """`to_numpy` and `fill_null` import pandas wherever it is installed."""
-    valid, data = array.buffers()
-    start, stop = array.offset, array.offset + len(array)
-    if data is None:
-        return np.full(len(array), empty, dtype)
-    values = np.frombuffer(data, dtype, stop)[start:].copy()
-    if valid is not None:
-        bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")[start:stop]
-        values[bits == 0] = empty
-    return values
+    return Words([*texts, ""], numbers_of(coded.indices.cast(arrow.int64()), np.int64, len(texts)))

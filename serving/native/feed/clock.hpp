@@ -1,4 +1,4 @@
-// The feeds' clock: CLOCK_MONOTONIC in nanoseconds, and waiting for a moment of it.
+// Waiting for a moment of CLOCK_MONOTONIC.
 #pragma once
 
 #include <time.h>
@@ -6,16 +6,9 @@
 #include <atomic>
 #include <cstdint>
 
-namespace strikeforge {
+#include "base/clock.hpp"
 
-inline std::int64_t clock_ns(clockid_t clock) {
-    timespec time;
-    clock_gettime(clock, &time);
-    return time.tv_sec * 1'000'000'000LL + time.tv_nsec;
-}
-inline std::int64_t monotonic_ns() {
-    return clock_ns(CLOCK_MONOTONIC);
-}
+namespace strikeforge {
 
 inline void relax() {
 #ifdef STRIKEFORGE_X86

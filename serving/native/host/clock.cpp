@@ -37,7 +37,7 @@ Pair pair_of(Ticks ticks) {
     std::uint64_t least = ~std::uint64_t{0};
     for (int i = 0; i < 20; ++i) {
         const std::uint64_t before = ticks();
-        const std::int64_t ns = Stopwatch::kernel_ns();
+        const std::int64_t ns = monotonic_ns();
         const std::uint64_t took = ticks() - before;
         if (took < least) least = took, best = {before + took / 2, ns};
     }
@@ -52,7 +52,7 @@ Stopwatch::Stopwatch() {
     if (trusted()) {
         constexpr std::int64_t calibration_ns = 10'000'000;  // the pairs' 20 ns are then 2 ns in a millisecond
         const Pair begin = pair_of(read_ticks);
-        while (Stopwatch::kernel_ns() - begin.ns < calibration_ns) {
+        while (monotonic_ns() - begin.ns < calibration_ns) {
         }
         const Pair end = pair_of(read_ticks);
         ns_per_tick_ = static_cast<double>(end.ns - begin.ns) / static_cast<double>(end.ticks - begin.ticks);

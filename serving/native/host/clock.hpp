@@ -6,7 +6,8 @@
 #pragma once
 
 #include <cstdint>
-#include <ctime>
+
+#include "base/clock.hpp"
 
 #if defined(STRIKEFORGE_X86)
 #include <x86intrin.h>
@@ -17,25 +18,20 @@ namespace strikeforge {
 class Stopwatch {
   public:
     Stopwatch();  // calibrates for some milliseconds
-    static std::int64_t kernel_ns() {
-        timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return std::int64_t{1'000'000'000} * now.tv_sec + now.tv_nsec;
-    }
     bool counts_ticks() const { return ns_per_tick_ > 0; }
     // The kernel's clock; later readings of `now` start from here.
     std::int64_t anchor() {
 #if defined(STRIKEFORGE_X86)
         if (counts_ticks()) ticks_ = read_ticks();
 #endif
-        return at_ns_ = kernel_ns();
+        return at_ns_ = monotonic_ns();
     }
     std::int64_t now() const {
 #if defined(STRIKEFORGE_X86)
         if (counts_ticks())
             return at_ns_ + static_cast<std::int64_t>(static_cast<double>(read_ticks() - ticks_) * ns_per_tick_);
 #endif
-        return kernel_ns();
+        return monotonic_ns();
     }
 
   private:

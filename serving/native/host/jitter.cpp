@@ -2,27 +2,18 @@
 #include "host/jitter.hpp"
 
 #include <algorithm>
-#include <ctime>
+
+#include "base/clock.hpp"
 
 namespace strikeforge {
 
-namespace {
-
-std::int64_t now_ns() {
-    timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * std::int64_t{1'000'000'000} + time.tv_nsec;
-}
-
-}  // namespace
-
 std::vector<std::int64_t> largest_gaps(size_t windows, std::int64_t window_ns) {
     std::vector<std::int64_t> gaps(windows, 0);  // written, so that no page fault falls into the first windows
-    std::int64_t before = now_ns(), end = before + window_ns;
+    std::int64_t before = monotonic_ns(), end = before + window_ns;
     for (std::int64_t& largest : gaps) {
         std::int64_t now;
         do {
-            now = now_ns();
+            now = monotonic_ns();
             largest = std::max(largest, now - before);
             before = now;
         } while (now < end);
@@ -33,11 +24,11 @@ std::vector<std::int64_t> largest_gaps(size_t windows, std::int64_t window_ns) {
 
 std::vector<std::int64_t> idle_arrivals(size_t count, std::int64_t period_ns, std::int64_t busy_ns) {
     std::vector<std::int64_t> taken(count, 0);
-    std::int64_t arrival = now_ns() + period_ns;
+    std::int64_t arrival = monotonic_ns() + period_ns;
     for (std::int64_t& elapsed : taken) {
         std::int64_t now;
         do {
-            now = now_ns();
+            now = monotonic_ns();
         } while (now < arrival + busy_ns);
         elapsed = now - arrival;
         arrival += period_ns;
@@ -49,9 +40,9 @@ double clock_cost_ns(size_t batches) {
     constexpr int reads = 1000;
     std::vector<std::int64_t> elapsed(std::max<size_t>(batches, 1), 0);
     for (std::int64_t& batch : elapsed) {
-        const std::int64_t begin = now_ns();
+        const std::int64_t begin = monotonic_ns();
         std::int64_t end = begin;
-        for (int read = 0; read < reads; ++read) end = now_ns();
+        for (int read = 0; read < reads; ++read) end = monotonic_ns();
         batch = end - begin;
     }
     const auto middle = elapsed.begin() + static_cast<std::ptrdiff_t>(elapsed.size() / 2);

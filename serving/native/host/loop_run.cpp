@@ -40,7 +40,7 @@ void Loop::process(const Record* records, size_t count, bool sweep) {
     }
     make_room();
     look_outside();
-    publish(Stopwatch::kernel_ns());
+    publish(monotonic_ns());
 }
 
 RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
@@ -49,7 +49,7 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
     laps_->time(true);
     const std::uint64_t until = run.events ? counts_.events + run.events : 0;
     const std::uint64_t allocated = allocation_count();
-    std::int64_t now = Stopwatch::kernel_ns(), last_record = now;
+    std::int64_t now = monotonic_ns(), last_record = now;
     std::uint64_t idle = 0;
     bool quiet = false;  // a record was awaited in vain
     show(board_->started_ns, now);
@@ -70,7 +70,7 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
             handle(record);
             idle = 0, quiet = false;
             // Of records: events don't count on within a picture, nor while other instruments' records alone come.
-            if (counts_.records % publish_records == 0) now = Stopwatch::kernel_ns(), tell_all();
+            if (counts_.records % publish_records == 0) now = monotonic_ns(), tell_all();
             if (until && counts_.events >= until) {
                 end = RunEnd::events;
                 break;
@@ -79,16 +79,16 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
         }
         // No pause instruction here: it delays the next look by 50 ns, and virtual machines trap it.
         const bool first_look = idle++ == 0, control_acted = counts_.signals != told;
-        if (first_look || control_acted) now = Stopwatch::kernel_ns(), tell_all();
+        if (first_look || control_acted) now = monotonic_ns(), tell_all();
         if (first_look) last_record = now;
         if (sweep_when_due(now)) {
-            now = Stopwatch::kernel_ns();
+            now = monotonic_ns();
             if (!swept_) tell_all();  // the whole chain
             continue;
         }
         quiet = true;
         if (!run.sleep && idle % spins_a_look) continue;
-        now = Stopwatch::kernel_ns();
+        now = monotonic_ns();
         show_alive(now);
         if (run.idle_exit_ns && now - last_record >= run.idle_exit_ns) {
             end = RunEnd::idle;
@@ -99,7 +99,7 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
         act(ControlCode::cancel_all, 0);  // nothing of ours works while nobody watches
         show(board_->stop, 0u);           // after it: until then no reader is waited for
     }
-    now = Stopwatch::kernel_ns();
+    now = monotonic_ns();
     tell_all();
     show(board_->running, 0u);
     return end;
@@ -148,7 +148,7 @@ void Loop::begin_board() {
     show(board_->contracts, static_cast<std::uint32_t>(states_.size()));
     show(board_->chain, static_cast<std::uint32_t>(contracts_.count()));
     show(board_->process, static_cast<std::uint32_t>(::getpid()));
-    publish(Stopwatch::kernel_ns());
+    publish(monotonic_ns());
     chain_header_->count.store(contracts_.count(), std::memory_order_relaxed);
     chain_header_->version.store(Board::layout, std::memory_order_release);
     board_->version.store(Board::layout, std::memory_order_release);

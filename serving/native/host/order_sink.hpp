@@ -4,13 +4,12 @@
 // Offline the loop gives a sink of its own that puts each record behind the fills and signals of the same event.
 #pragma once
 
-#include <time.h>
-
 #include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "transport/records.hpp"
 #include "transport/ring.hpp"
 
@@ -42,9 +41,7 @@ class RingOrderSink final : public OrderSink {
     RingOrderSink(const std::string& path, std::uint64_t capacity, bool lossless) : ring_(path, capacity, lossless) {}
     void leave(const ClearedOrder& order) override {
         Record record = order.record();
-        timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        sent_ns_ = std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+        sent_ns_ = monotonic_ns();
         record.order.sent_ns = sent_ns_;
         ring_.write(record);
     }

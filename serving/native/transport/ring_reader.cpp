@@ -7,6 +7,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "base/clock.hpp"
 #include "transport/ring.hpp"
 #include "transport/ring_file.hpp"
 

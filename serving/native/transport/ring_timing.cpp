@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "base/clock.hpp"
 #include "transport/shared_memory.hpp"
 
 namespace strikeforge {

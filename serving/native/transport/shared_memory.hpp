@@ -65,7 +65,6 @@ void wake_all(std::atomic<std::uint32_t>& word);
 bool be_reached_by_barriers();
 bool barrier_everywhere();
 
-std::int64_t monotonic_ns();
 inline constexpr std::int64_t longest_us = 1'000'000'000'000;  // longer times to wait are taken as this
 
 }  // namespace strikeforge
