@@ -93,11 +93,10 @@ def test_next_commands_promote_and_use_one_model_of_each_task(three: Path, capsy
 
 
 def test_next_commands_are_ones_the_host_understands(three: Path) -> None:
-    parser = cli._parser()
     for line in summary.next_commands(summary.collect(three / "out"), "a folder; rm -rf /", Path("a root")):
         words = shlex.split(line)
         if words[0].endswith("strikeforge-host"):
-            given = parser.parse_args(words[1:])
+            given = cli._parser(words[1:]).parse_args(words[1:])
             if given.command == "pull":
                 assert (given.store, given.root) == ("a folder; rm -rf /", Path("a root"))
 
