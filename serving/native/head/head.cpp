@@ -42,6 +42,8 @@ size_t in_word(Precision precision) {
     return precision == Precision::fp32 ? 1 : precision == Precision::bf16 ? 2 : 4;
 }
 
+enum class Part { features, hidden };  // whose weights
+
 // A layer's weights as its kernel multiplies them (`as`), rounded to the precision `asked` for.
 struct PackedProduct {
     Aligned<std::uint32_t> weights;
@@ -49,12 +51,14 @@ struct PackedProduct {
     std::vector<float> row_sums;  // scale * sum of a row's q; 0 unless int8 is multiplied
     size_t groups;
 
-    PackedProduct(const Rows& from, size_t width, const HeadPlan& plan, Precision as, Precision asked)
+    PackedProduct(const Rows& from, size_t width, const HeadPlan& plan, Precision as, Precision asked, Part part)
         : scale(width), row_sums(width) {
         const size_t group = in_word(as);
         groups = (padded(from.columns, group)) / group;
-        if (plan.layout == HeadLayout::tiles) groups = padded(groups, 16);
-        weights = Aligned<std::uint32_t>(plan.pieces * width * groups);
+        // 8 words of two pieces side by side are a tile too: see HeadProduct.
+        const bool halves = plan.pieces == 3 && part == Part::features && groups <= 8;
+        if (plan.layout == HeadLayout::tiles) groups = padded(groups, halves ? 8 : 16);
+        weights = Aligned<std::uint32_t>(halves ? 3 * width * 16 : plan.pieces * width * groups);
         auto* bytes = reinterpret_cast<std::uint8_t*>(weights.data());
         for (size_t row = 0; row < from.rows; ++row) {
             float largest = 0.0f;
@@ -72,7 +76,10 @@ struct PackedProduct {
                     float rest = weight;  // each piece takes the eight bits that lead, so three leave nothing
                     for (size_t piece = 0; piece < plan.pieces; ++piece) {
                         const std::uint16_t half = to_bf16(rest);
-                        std::memcpy(to + piece * width * groups * sizeof(std::uint32_t), &half, 2);
+                        if (halves)
+                            put_halves(width, row, k, piece, half);
+                        else
+                            std::memcpy(to + piece * width * groups * sizeof(std::uint32_t), &half, 2);
                         rest -= from_bf16(half);
                     }
                 } else {
@@ -81,6 +88,18 @@ struct PackedProduct {
                                                                    : whole * scale[row];
                     std::memcpy(to, &value, 4);
                 }
+            }
+        }
+    }
+
+    // Tiles [3][outputs / 16]: which piece fills their first eight words, and which the others.
+    void put_halves(size_t width, size_t row, size_t k, size_t piece, std::uint16_t half) {
+        constexpr size_t pieces[3][2] = {{0, 0}, {1, 0}, {2, 1}};
+        for (size_t tile = 0; tile < 3; ++tile) {
+            for (size_t side = 0; side < 2; ++side) {
+                const size_t at = ((tile * width + row) * 16 + side * 8) * 2 + k;
+                if (pieces[tile][side] == piece)
+                    std::memcpy(reinterpret_cast<std::uint16_t*>(weights.data()) + at, &half, 2);
             }
         }
     }
@@ -121,8 +140,8 @@ class ContractHead final : public Head {
         : kernel_(plan.kernel),
           wide_(padded(width, plan.width_multiple)),
           first_({first, width, features, features + context}, wide_, plan, plan.first,
-                 precision == Precision::int8 ? Precision::fp32 : precision),
-          second_({second, width, width, width}, wide_, plan, plan.second, precision),
+                 precision == Precision::int8 ? Precision::fp32 : precision, Part::features),
+          second_({second, width, width, width}, wide_, plan, plan.second, precision, Part::hidden),
           context_weights_(context * wide_),
           first_bias_(copy(weights.take("head.network.0.bias", {width}), width, wide_)),
           second_bias_(copy(weights.take("head.network.3.bias", {width}), width, wide_)),

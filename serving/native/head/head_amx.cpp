@@ -59,8 +59,8 @@ inline void multiply_pairs(const HeadProduct& product, const float* start, size_
     }
 }
 
-// The same in floats: weights [3 pieces], x [3 pieces][groups][V * 16], the largest piece first. Each product shares
-// one side with the one before it, which stays in its tiles.
+// The same in floats: x [3 pieces][groups][V * 16], the smallest piece, the largest and the middle one. Each product
+// shares one side with the one before it, which stays in its tiles.
 template <int V>
 inline void multiply_floats(const HeadProduct& product, const float* start, size_t width, const float* x, float* out) {
     constexpr size_t pairs = 6;
@@ -82,7 +82,7 @@ inline void multiply_floats(const HeadProduct& product, const float* start, size
                     _tile_loadd(5, weights + steps * tile_floats, row_bytes);
                 }
                 if (pair == 0 || of_inputs[pair] != of_inputs[pair - 1]) {
-                    const float* inputs = x + (of_inputs[pair] * steps + k) * step;
+                    const float* inputs = x + ((of_inputs[pair] + 1) % 3 * steps + k) * step;
                     _tile_loadd(6, inputs, V * row_bytes);
                     if (V == 2) _tile_loadd(7, inputs + 16, V * row_bytes);
                 }
@@ -91,6 +91,41 @@ inline void multiply_floats(const HeadProduct& product, const float* start, size
                 if (V == 2) _tile_dpbf16ps(2, 4, 7);
                 if (V == 2) _tile_dpbf16ps(3, 5, 7);
             }
+        }
+        _tile_stored(0, out, V * row_bytes);
+        _tile_stored(1, out + step, V * row_bytes);
+        if (V == 2) _tile_stored(2, out + 16, V * row_bytes);
+        if (V == 2) _tile_stored(3, out + step + 16, V * row_bytes);
+    }
+}
+
+// The same where two pieces fit a tile: x [3 pieces][8][V * 16], so that small and large lie together, large and
+// middle.
+template <int V>
+inline void multiply_halves(const HeadProduct& product, const float* start, size_t width, const float* x, float* out) {
+    const size_t step = 16 * V * 16;
+    const float* first = static_cast<const float*>(product.weights);
+    memory_is_read();
+    for (size_t row = 0; row < width; row += 32, first += 2 * tile_floats, out += 2 * step) {
+        _tile_loadd(0, start + row * 16, row_bytes);
+        _tile_loadd(1, start + (row + 16) * 16, row_bytes);
+        if (V == 2) _tile_loadd(2, start + row * 16, row_bytes);
+        if (V == 2) _tile_loadd(3, start + (row + 16) * 16, row_bytes);
+#pragma GCC unroll 3
+        for (size_t i = 0; i < 3; ++i) {
+            const size_t pair = 2 - i;  // the largest last
+            const float* weights = first + pair * width * 16;
+            _tile_loadd(4, weights, row_bytes);
+            _tile_loadd(5, weights + tile_floats, row_bytes);
+            if (pair != 1) {
+                const float* inputs = pair == 0 ? x : x + step / 2;
+                _tile_loadd(6, inputs, V * row_bytes);
+                if (V == 2) _tile_loadd(7, inputs + 16, V * row_bytes);
+            }
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 5, 6);
+            if (V == 2) _tile_dpbf16ps(2, 4, 7);
+            if (V == 2) _tile_dpbf16ps(3, 5, 7);
         }
         _tile_stored(0, out, V * row_bytes);
         _tile_stored(1, out + step, V * row_bytes);
@@ -143,12 +178,12 @@ inline void for_sums(size_t width, const float* sums, Finish finish) {
 }
 
 // Floats as the sum of three bf16 each, cut off from the top: eight, eight and the last eight bits of their mantissas.
-// Two of them are a word; `apart` floats from one piece's to the next one's.
+// Two of them are a word; pieces in multiply_floats' order, `apart` floats from one piece's to the next one's.
 inline void store_pieces(__m512 even, __m512 odd, float* word, size_t apart) {
     const __m512 upper = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(0xffff0000u)));
 #pragma GCC unroll 3
     for (size_t piece = 0; piece < 3; ++piece) {
-        _mm512_storeu_ps(word + piece * apart, cut_pair(even, odd));
+        _mm512_storeu_ps(word + (piece + 1) % 3 * apart, cut_pair(even, odd));
         even = _mm512_sub_ps(even, _mm512_and_ps(even, upper));
         odd = _mm512_sub_ps(odd, _mm512_and_ps(odd, upper));
     }
@@ -169,7 +204,8 @@ struct FloatNet {
                 store_pieces(low, high, at.words + group * wide + v, head.first.groups * wide);
             }
         }
-        multiply_floats<V>(head.first, at.start, head.width, at.words, at.raw);
+        const auto multiply_features = head.first.groups == 8 ? multiply_halves<V> : multiply_floats<V>;
+        multiply_features(head.first, at.start, head.width, at.words, at.raw);
         for_sums<V>(head.width, at.raw, [&](size_t out, const __m512(&y)[8][V]) {
 #pragma GCC unroll 4
             for (size_t r = 0; r < 8; r += 2) {

@@ -19,9 +19,12 @@
 namespace strikeforge {
 
 struct HeadProduct {
-    size_t groups;        // words a contract's inputs take, padded
-    const void* weights;  // packed; with pieces, those of the largest first
-    const float* scale;   // int8: [width], a weight is scale * q; null elsewhere
+    size_t groups;  // words a contract's inputs take, padded
+    // Packed. In three pieces [3], the largest first; but the first layer's, where a piece's words fill half a tile at
+    // most (8 groups), as tiles [3][outputs / 16] with two pieces side by side: large and large, middle and large,
+    // small and middle.
+    const void* weights;
+    const float* scale;  // int8: [width], a weight is scale * q; null elsewhere
 };
 
 struct HeadView {

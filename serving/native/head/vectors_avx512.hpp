@@ -161,11 +161,15 @@ inline __m512 cut_pair(__m512 even, __m512 odd) {
 template <int V>
 inline void pair_features(const HeadView& head, const Places& at) {
     constexpr size_t wide = V * 16;
+    const __m512 zero = _mm512_setzero_ps();
     for (size_t group = 0; group < head.first.groups; ++group) {
         for (size_t v = 0; v < wide; v += 16) {
             const size_t even = 2 * group;
-            const __m512 zero = _mm512_setzero_ps();
-            const __m512 low = even < head.features ? _mm512_loadu_ps(at.features + even * wide + v) : zero;
+            if (even >= head.features) {
+                _mm512_storeu_ps(at.words + group * wide + v, zero);
+                continue;
+            }
+            const __m512 low = _mm512_loadu_ps(at.features + even * wide + v);
             const __m512 high = even + 1 < head.features ? _mm512_loadu_ps(at.features + (even + 1) * wide + v) : zero;
             _mm512_storeu_ps(at.words + group * wide + v, pair(low, high));
         }
