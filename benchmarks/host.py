@@ -6,11 +6,11 @@ In: the order-book files of `--data`. Out: `benchmarks/results/host.jsonl` and `
   one; `tick_to_done`: every tick, to the end of its work. The hops between are timed from the end of the one before.
   The feed writes `--rate` ticks a second from one core, the loop polls on another; the quoted contracts are repriced on
   the path and every risk check runs. Values are medians over the repeats of each session's percentile.
-- `p99_excess`, `p99.9_excess`: less what a loop with nothing to do takes on the same core, same schedule, whose only
-  work is to wait for the hop's median (`idle_loop`): measured in turn with the sessions. It knows nothing of the core
+- `p99_excess`, `p99.9_excess`: less what a loop without a purpose takes on the same core, same schedule: arithmetic
+  without memory, as long as the hop's median (`idle_loop`), measured in turn with the sessions. It knows nothing of the core
   that ticks come from, so a tick that was written late counts as ours.
-- `p99_excess_fed`, `p99.9_excess_fed`: less what a loop with nothing to do takes on the same core, *fed by the same
-  feed* through the same ring (`idle_loop_fed`), in turn too: what the machine does to either core, and the feed's own
+- `p99_excess_fed`, `p99.9_excess_fed`: less what the same arithmetic takes on the same core, *fed by the same feed*
+  through the same ring (`idle_loop_fed`), in turn too: what the machine does to either core, and the feed's own
   lateness, is in both. The rest is the hot loop's, and that of what runs around it.
 - The bench fails unless every order, fill and signal of every session equals the slow reference's
   (serving/host/reference) bit for bit, but for the two times that are only measured with, and unless the reference
@@ -90,7 +90,7 @@ def session_rows(sessions: Sequence[Session], idle: Sequence[dict[str, Waits]], 
 
 
 def idle_waits(session: Session, period_ns: int) -> dict[str, Waits]:
-    """Microseconds, by hop: what a loop that only waits for each hop's median takes on the loop's core."""
+    """Microseconds, by hop: what arithmetic as long as each hop's median takes on the loop's core."""
     out = {}
     with pinned(LOOP_CORE):
         for name, hop in session.board["hops"].items():
@@ -151,6 +151,15 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     found = {(row["case"], row["subject"], row["metric"]): row["value"] for row in rows}
     wanted: list[tuple[str, tuple[str, str, str], float, bool]] = [
         *((f"{WHOLE} {metric}, us", (WHOLE, "strikeforge", metric), limit, True) for metric, limit in TARGETS.items()),
+        *(
+            (
+                f"{WHOLE} {metric}_excess_fed, us",
+                (WHOLE, "strikeforge", f"{metric}_excess_fed"),
+                TARGETS[f"{metric}_excess"],
+                True,
+            )
+            for metric in EXCESSES
+        ),
         ("ring throughput, million/s", ("ring", "strikeforge", "throughput"), 20.0, False),
         ("ring p50, us", ("ring", "strikeforge", "p50"), 0.5, True),
         ("allocations", ("allocations", "strikeforge", "count"), 0.0, True),

@@ -101,8 +101,8 @@ def run(bench: Bench) -> Session:
 
 
 def fed_idly(bench: Bench, session: Session, core: int) -> NDArray[np.int64]:
-    """Nanoseconds [events] from each scheduled arrival to the end of a wait of our median, in a loop that does nothing
-    else, on `core`: the same feed, tape, pace and ring as a session's, without the hot loop."""
+    """Nanoseconds [events] from each scheduled arrival to the end of arithmetic as long as our median, in a loop that
+    does nothing else, on `core`: the same feed, tape, pace and ring as a session's, without the hot loop."""
     config, hops = bench.config, session.board["hops"]
     busy_ns = int(hops["tick_to_order"].percentile_ns(50.0) - hops["queue"].percentile_ns(50.0))
     shutil.rmtree(config.directory, ignore_errors=True)

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/clock.hpp"
+#include "base/work.hpp"
 #include "transport/shared_memory.hpp"
 
 namespace strikeforge {
@@ -71,7 +72,7 @@ std::int64_t receive_stamped(RingReader& reader, std::uint64_t count, std::int64
 void read_idly(RingReader& reader, std::uint64_t count, std::int64_t busy_ns, std::int64_t* taken_ns,
                std::int64_t patience_ns) {
     Record record;
-    const std::uint64_t lost_before = reader.lost();
+    const std::uint64_t lost_before = reader.lost(), rounds = rounds_in(busy_ns);
     std::int64_t heard = monotonic_ns();
     for (std::uint64_t events = 0; events < count;) {
         if (!reader.read(record)) {
@@ -83,8 +84,7 @@ void read_idly(RingReader& reader, std::uint64_t count, std::int64_t busy_ns, st
         heard = monotonic_ns();
         const RecordHeader& header = record.header;
         if (header.instrument != 0 || (header.kind == Kind::level && !(header.flags & last))) continue;
-        const std::int64_t end = heard + busy_ns;
-        while (monotonic_ns() < end) continue;
+        work(rounds);
         taken_ns[events++] = monotonic_ns() - record.trade.arrival_ns;
     }
     if (reader.lost() != lost_before)
