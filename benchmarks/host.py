@@ -7,8 +7,8 @@ In: the order-book files of `--data`. Out: `benchmarks/results/host.jsonl` and `
   The feed writes `--rate` ticks a second from one core, the loop polls on another; the quoted contracts are repriced on
   the path and every risk check runs. Values are medians over the repeats of each session's percentile.
 - `p99_excess`, `p99.9_excess`: less what a loop without a purpose takes on the same core, same schedule: arithmetic
-  without memory, as long as the hop's median (`idle_loop`), measured in turn with the sessions. It knows nothing of the core
-  that ticks come from, so a tick that was written late counts as ours.
+  without memory, as long as the hop's median (`idle_loop`), measured in turn with the sessions. It knows nothing of
+  the core that ticks come from, so a tick that was written late counts as ours.
 - `p99_excess_fed`, `p99.9_excess_fed`: less what the same arithmetic takes on the same core, *fed by the same feed*
   through the same ring (`idle_loop_fed`), in turn too: what the machine does to either core, and the feed's own
   lateness, is in both. The rest is the hot loop's, and that of what runs around it.
