@@ -94,7 +94,7 @@ def _percentile_rows(case: str, subject: str, found: Timings, name: str, prefix:
 
 
 def _idle_rows(case: str, subject: str, found: Timings, setup: str) -> list[Row]:
-    """What the machine did to idle waits as long as the calls, and the p99 less what it added to theirs."""
+    """What the machine did to arithmetic as long as the calls, and the p99 less what it added to theirs."""
     calls, medians, tails = (found.percentiles(*which) for which in (("native", 99.0), ("idle", 50.0), ("idle", 99.0)))
     excess = [call - (tail - median) for call, median, tail in zip(calls, medians, tails, strict=True)]
     return [_spread_row(case, subject, "idle_p99", "us", tails, setup=setup),

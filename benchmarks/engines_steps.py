@@ -20,7 +20,7 @@ from benchmarks.engines_cases import CALIBRATION_STEPS, Built, Case, Floats, bui
 from benchmarks.engines_choice import TRIAL_CALLS, Subject, absent_peers, choose, openvino_setups
 from benchmarks.engines_rows import timing_rows
 from benchmarks.engines_runners import MakeProgram, Runner, calibration, encoder, encoder_file
-from benchmarks.engines_timing import Block, Effort, Nanoseconds, idle_waits, interleaved, pin
+from benchmarks.engines_timing import Block, Effort, Nanoseconds, interleaved, pin
 from models.pricing_lstm import PricingLSTM
 from serving import native
 from serving.engine import open_engine
@@ -86,7 +86,7 @@ def block_of(built: Built, subject: Subject) -> Block:
     """Evaluates, and an advance after every `ticks_per_step` of them, each timed by itself.
 
     In `window` semantics, of the native engine also the call in the core's own timer, without the way from Python and
-    back, and what the machine does meanwhile to a loop that computes nothing (`idle`).
+    back, and what the machine does meanwhile to arithmetic that needs no memory (`idle`).
     """
     steps, every = list(built.steps[:TIMED_STEPS]), built.case.ticks_per_step
     out = np.zeros(built.expected.shape[1], np.float32)
@@ -111,16 +111,16 @@ def block_of(built: Built, subject: Subject) -> Block:
 
 
 def native_block(steps: Floats, core: Any, calls: int) -> Mapping[str, Nanoseconds]:
-    """The core's own timer around each evaluate, an advance after each; after every chunk as many idle waits, each as
-    long as the chunk's median call. One more call begins each chunk and isn't counted: it finds what Python did in
-    between in the caches, which no loop of a host does.
+    """The core's own timer around each evaluate, an advance after each; after every chunk as many times arithmetic
+    without memory that takes as long as the chunk's median call. One more call begins each chunk and isn't counted: it
+    finds what Python did in between in the caches, which no loop of a host does.
     """
-    native, idle = [], []
+    called, idle = [], []
     for begin in range(0, calls, CHUNK):
         rows = np.arange(begin, min(begin + CHUNK, calls) + 1) % len(steps)
-        native.append(np.asarray(core.time_evaluate(steps[rows], True))[1:])
-        idle.append(idle_waits(int(np.median(native[-1])), len(native[-1])))
-    return {"native": np.concatenate(native), "idle": np.concatenate(idle)}
+        called.append(np.asarray(core.time_evaluate(steps[rows], True))[1:])
+        idle.append(np.asarray(native.core().idle_arrivals(len(called[-1]), 0, int(np.median(called[-1])))))
+    return {"native": np.concatenate(called), "idle": np.concatenate(idle)}
 
 
 def run_case(

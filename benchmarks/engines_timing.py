@@ -79,17 +79,6 @@ def timed_calls(call: Callable[[int], object], count: int) -> Nanoseconds:
     return found
 
 
-def idle_waits(nanoseconds: int, count: int) -> Nanoseconds:
-    """What `count` loops take that only read the clock until `nanoseconds` have passed."""
-    clock, found = time.perf_counter_ns, np.zeros(count, np.int64)
-    for number in range(count):
-        begin = now = clock()
-        while now - begin < nanoseconds:
-            now = clock()
-        found[number] = now - begin
-    return found
-
-
 def interleaved(blocks: Mapping[str, Block], effort: Effort, warm_up: int = FEWEST_CALLS) -> dict[str, Timings]:
     """Warm every subject up, then time `effort.repeats` blocks of each in turns."""
     counts, found = {}, {name: Timings() for name in blocks}

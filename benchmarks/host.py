@@ -6,8 +6,12 @@ In: the order-book files of `--data`. Out: `benchmarks/results/host.jsonl` and `
   one; `tick_to_done`: every tick, to the end of its work. The hops between are timed from the end of the one before.
   The feed writes `--rate` ticks a second from one core, the loop polls on another; the quoted contracts are repriced on
   the path and every risk check runs. Values are medians over the repeats of each session's percentile.
-- `p99_excess`, `p99.9_excess`: less what a loop with nothing to do takes on the same core, same schedule, whose only
-  work is to wait for the hop's median: measured in turn with the sessions. The rest is ours.
+- `p99_excess`, `p99.9_excess`: less what a loop without a purpose takes on the same core, same schedule: arithmetic
+  without memory, as long as the hop's median (`idle_loop`), measured in turn with the sessions. It knows nothing of
+  the core that ticks come from, so a tick that was written late counts as ours.
+- `p99_excess_fed`, `p99.9_excess_fed`: less what the same arithmetic takes on the same core, *fed by the same feed*
+  through the same ring (`idle_loop_fed`), in turn too: what the machine does to either core, and the feed's own
+  lateness, is in both. The rest is the hot loop's, and that of what runs around it.
 - The bench fails unless every order, fill and signal of every session equals the slow reference's
   (serving/host/reference) bit for bit, but for the two times that are only measured with, and unless the reference
   *without* each stage or check that matters here differs: removing one can't go unnoticed.
@@ -24,15 +28,15 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.host_footprint import LIMITS_MB, installed_mb
-from benchmarks.host_session import LOOP_CORE, Bench, Session, prepare, reference, resident_mb, run
+from benchmarks.host_session import LOOP_CORE, Bench, Session, fed_idly, pinned, prepare, reference, resident_mb, run
 from benchmarks.results import FOLDER, write_results
 from serving import native
 from serving.bundle import load_bundle
@@ -58,8 +62,11 @@ RESIDENT_MB = 100.0
 Row = dict[str, Any]
 
 
-def session_rows(sessions: Sequence[Session], idle: Sequence[dict[str, dict[str, float]]]) -> list[Row]:
-    """Percentiles of every hop, and the two excesses."""
+Waits = dict[str, float]  # microseconds by metric
+
+
+def session_rows(sessions: Sequence[Session], idle: Sequence[dict[str, Waits]], fed: Sequence[Waits]) -> list[Row]:
+    """Percentiles of every hop, and what exceeds the idle loops'."""
     rows: list[Row] = []
     for hop in sessions[0].board["hops"]:
         found = [session.board["hops"][hop] for session in sessions]
@@ -74,29 +81,27 @@ def session_rows(sessions: Sequence[Session], idle: Sequence[dict[str, dict[str,
             excess = [value - waits[hop][metric] for value, waits in zip(mine, idle, strict=True)]
             rows.append(_row(hop, f"{metric}_excess", "us", excess))
             if hop == WHOLE:
-                rows.append(_row("idle_loop", metric, "us", [waits[hop][metric] for waits in idle]))
+                excess = [value - waits[metric] for value, waits in zip(mine, fed, strict=True)]
+                rows.append(_row(hop, f"{metric}_excess_fed", "us", excess))
+    for metric in PERCENTS:
+        rows.append(_row("idle_loop", metric, "us", [waits[WHOLE][metric] for waits in idle]))
+        rows.append(_row("idle_loop_fed", metric, "us", [waits[metric] for waits in fed]))
     return rows
 
 
-def idle_waits(session: Session, period_ns: int) -> dict[str, dict[str, float]]:
-    """Microseconds, by hop: what a loop that only waits for each hop's median takes on the loop's core."""
+def idle_waits(session: Session, period_ns: int) -> dict[str, Waits]:
+    """Microseconds, by hop: what arithmetic as long as each hop's median takes on the loop's core."""
     out = {}
-    with _pinned(LOOP_CORE):
+    with pinned(LOOP_CORE):
         for name, hop in session.board["hops"].items():
             busy_ns = int(hop.percentile_ns(50.0)) if hop.total else 0
             waits = native.core().idle_arrivals(IDLE_ARRIVALS.get(name, FEWER_ARRIVALS), period_ns, busy_ns)
-            out[name] = {metric: float(np.percentile(waits, percent)) / 1e3 for metric, percent in PERCENTS.items()}
+            out[name] = _waits(waits)
     return out
 
 
-@contextmanager
-def _pinned(core: int) -> Iterator[None]:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+def _waits(taken_ns: NDArray[np.int64]) -> Waits:
+    return {metric: float(np.percentile(taken_ns, percent)) / 1e3 for metric, percent in PERCENTS.items()}
 
 
 def _row(case: str, metric: str, unit: str, values: Sequence[float], **more: Any) -> Row:
@@ -146,6 +151,15 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     found = {(row["case"], row["subject"], row["metric"]): row["value"] for row in rows}
     wanted: list[tuple[str, tuple[str, str, str], float, bool]] = [
         *((f"{WHOLE} {metric}, us", (WHOLE, "strikeforge", metric), limit, True) for metric, limit in TARGETS.items()),
+        *(
+            (
+                f"{WHOLE} {metric}_excess_fed, us",
+                (WHOLE, "strikeforge", f"{metric}_excess_fed"),
+                TARGETS[f"{metric}_excess"],
+                True,
+            )
+            for metric in EXCESSES
+        ),
         ("ring throughput, million/s", ("ring", "strikeforge", "throughput"), 20.0, False),
         ("ring p50, us", ("ring", "strikeforge", "p50"), 0.5, True),
         ("allocations", ("allocations", "strikeforge", "count"), 0.0, True),
@@ -183,14 +197,15 @@ def main(argv: Sequence[str]) -> int:
         bench = prepare(
             folder, directory, "binance_l2", files, f"{{events_per_second = {given.rate}}}", given.precision
         )
-        sessions, idle = [], []
+        sessions, idle, fed = [], [], []
         for repeat in range(given.repeats):
             sessions.append(run(bench))
             idle.append(idle_waits(sessions[-1], 1_000_000_000 // given.rate))
+            fed.append(_waits(fed_idly(bench, sessions[-1], LOOP_CORE)))
             sys.stdout.write(f"session {repeat + 1} of {given.repeats}\n{sessions[-1].said}\n")
             sys.stdout.flush()
         notes = checked(bench, sessions)
-        rows += session_rows(sessions, idle)
+        rows += session_rows(sessions, idle, fed)
         rows.append(_row("allocations", "count", "count", [float(one.board["allocations"]) for one in sessions]))
         rows.append(_row("resident", "size", "MB", [resident_mb(bench)]))
         if not given.only_loop:

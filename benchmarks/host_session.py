@@ -8,14 +8,21 @@ otherwise than because its feed did, is a HostError.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.host_bundle import STEP_NS, HostFiles, make_host
+from serving import native
 from serving.engines.native import NativeEngine
 from serving.errors import HostError
 from serving.feeds.layouts import read_tape
@@ -24,6 +31,7 @@ from serving.host.board import open_board
 from serving.host.config import read_config
 from serving.host.config_types import HostConfig
 from serving.host.contracts import read_contracts
+from serving.host.feed_process import FeedProcess
 from serving.host.limits import read_limits
 from serving.host.loop import FixedWidth
 from serving.host.records import Records
@@ -35,6 +43,7 @@ RING_RECORDS = 1 << 19  # what leaves in a session has room
 READER = "bench"
 ENTRY = "from serving.cli import entry; entry()"  # strikeforge-host of this checkout
 LONGEST_S = 600
+PATIENCE_NS = 20_000_000_000  # for the feed's first record, and between two
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,38 @@ def run(bench: Bench) -> Session:
         return Session(orders, fills, signals, board, said)
     finally:
         shutil.rmtree(config.directory, ignore_errors=True)
+
+
+def fed_idly(bench: Bench, session: Session, core: int) -> NDArray[np.int64]:
+    """Nanoseconds [events] from each scheduled arrival to the end of arithmetic as long as our median, in a loop that
+    does nothing else, on `core`: the same feed, tape, pace and ring as a session's, without the hot loop."""
+    config, hops = bench.config, session.board["hops"]
+    busy_ns = int(hops["tick_to_order"].percentile_ns(50.0) - hops["queue"].percentile_ns(50.0))
+    shutil.rmtree(config.directory, ignore_errors=True)
+    config.directory.mkdir(mode=0o700, parents=True)
+    try:
+        RingWriter(config.tick_ring, config.loop.ring_records, lossless=config.feed.lossless).close()
+        ticks: Any = native.core().RingReader(str(config.tick_ring), "", config.feed.lossless)
+        feed = FeedProcess(config, STEP_NS)
+        try:
+            with pinned(core):
+                taken: NDArray[np.int64] = ticks.read_idly(int(session.board["events"]), busy_ns, PATIENCE_NS)
+        finally:
+            feed.stop()
+        return taken
+    finally:
+        shutil.rmtree(config.directory, ignore_errors=True)
+
+
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """The calling thread on that core alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def resident_mb(bench: Bench) -> float:

@@ -27,7 +27,7 @@ from serving.host.placement import place_loop
 from serving.host.ring import RingReader
 from serving.host.status import read_status
 
-TICK_S = 0.05  # between two looks at the board, the feed and the clock
+TICK_S = 0.2  # between two looks at the board, the feed and the clock
 START_S = 10.0
 EVERYTHING_READ_S = 10.0  # after a replay ended: so long without a record and the rest is called lost
 

@@ -24,7 +24,7 @@ from benchmarks.engines_rows import FLOAT_PEERS, INT8_PEERS, timing_rows
 from benchmarks.engines_runners import StepRunner, WindowRunner, encoder_file
 from benchmarks.engines_steps import largest_error, native_block
 from benchmarks.engines_targets import TARGETS, verdicts
-from benchmarks.engines_timing import Effort, Timings, idle_waits, interleaved
+from benchmarks.engines_timing import Effort, Timings, interleaved
 from models.pricing import zero_states
 from models.pricing_lstm import PricingLSTM
 from serving import black76, native
@@ -233,7 +233,6 @@ def test_the_tail_without_what_the_machine_adds() -> None:
     assert rows["p99"] == 9.0
     assert rows["idle_p99"] == pytest.approx(5.1)
     assert rows["p99_excess"] == pytest.approx(9.0 - 3.0)
-    assert idle_waits(1000, 5).min() >= 1000
 
 
 def test_native_calls_and_idle_waits_are_as_many_as_asked_for() -> None:

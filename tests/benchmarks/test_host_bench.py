@@ -38,20 +38,23 @@ def session(**changed: Any) -> Session:
 
 
 IDLE = {name: {"p50": 1.0, "p99": 2.5, "p99.9": 2.5} for name in HOPS}
+FED = {"p50": 2.0, "p99": 2.75, "p99.9": 2.75}
 
 
 def test_an_excess_is_ours_less_the_idle_loops() -> None:
-    rows = host.session_rows([session()] * 3, [IDLE] * 3)
+    rows = host.session_rows([session()] * 3, [IDLE] * 3, [FED] * 3)
     found = {(row["case"], row["metric"]): row["value"] for row in rows}
     assert found[host.WHOLE, "p50"] == pytest.approx(2.0, rel=2e-3)
     assert found[host.WHOLE, "p99_excess"] == pytest.approx(found[host.WHOLE, "p99"] - 2.5)
+    assert found[host.WHOLE, "p99_excess_fed"] == pytest.approx(found[host.WHOLE, "p99"] - 2.75)
     assert found["idle_loop", "p99"] == 2.5
+    assert found["idle_loop_fed", "p99"] == 2.75
 
 
 def test_a_stage_that_never_ran_fails_the_bench() -> None:
     hops = {name: hop(1000) for name in HOPS} | {"evaluate": hop()}
     with pytest.raises(HostError, match="'evaluate' was never timed"):
-        host.session_rows([session(board={"hops": hops})], [IDLE])
+        host.session_rows([session(board={"hops": hops})], [IDLE], [FED])
 
 
 def test_verdicts_say_what_was_not_reached() -> None:

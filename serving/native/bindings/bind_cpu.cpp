@@ -59,7 +59,7 @@ void bind_cpu(nanobind::module_& module) {
             return array_of(taken);
         },
         nanobind::arg("count"), nanobind::arg("period_ns"), nanobind::arg("busy_ns"),
-        "Time (ns) from each scheduled arrival to the end of `busy_ns` of doing nothing, as the clock saw it.");
+        "Time (ns) from each scheduled arrival to the end of `busy_ns` of arithmetic for nothing.");
     module.def("clock_cost_ns", &clock_cost_ns, nanobind::arg("batches"),
                nanobind::call_guard<nanobind::gil_scoped_release>(),
                "What reading CLOCK_MONOTONIC takes, ns: the median over batches of 1,000.");

@@ -258,6 +258,18 @@ void bind_transport(nb::module_& module) {
                 return nb::make_tuple(elapsed, found);
             },
             "count"_a, "latencies"_a, "patience_ns"_a)
+        .def(
+            "read_idly",
+            [](RingReader& reader, std::uint64_t count, std::int64_t busy_ns, std::int64_t patience_ns) {
+                std::int64_t* each = nullptr;
+                nb::object taken = new_int64(count, &each);
+                {
+                    nb::gil_scoped_release released;
+                    read_idly(usable(reader), count, busy_ns, each, patience_ns);
+                }
+                return taken;
+            },
+            "count"_a, "busy_ns"_a, "patience_ns"_a)
         .def_prop_ro("position", &RingReader::position)
         .def_prop_ro("lost", &RingReader::lost)
         .def_prop_ro("behind", &RingReader::behind)

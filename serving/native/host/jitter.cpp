@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/clock.hpp"
+#include "base/work.hpp"
 
 namespace strikeforge {
 
@@ -24,13 +25,13 @@ std::vector<std::int64_t> largest_gaps(size_t windows, std::int64_t window_ns) {
 
 std::vector<std::int64_t> idle_arrivals(size_t count, std::int64_t period_ns, std::int64_t busy_ns) {
     std::vector<std::int64_t> taken(count, 0);
+    const std::uint64_t rounds = rounds_in(busy_ns);
     std::int64_t arrival = monotonic_ns() + period_ns;
     for (std::int64_t& elapsed : taken) {
-        std::int64_t now;
-        do {
-            now = monotonic_ns();
-        } while (now < arrival + busy_ns);
-        elapsed = now - arrival;
+        if (period_ns == 0) arrival = monotonic_ns();
+        while (monotonic_ns() < arrival) continue;
+        work(rounds);
+        elapsed = monotonic_ns() - arrival;
         arrival += period_ns;
     }
     return taken;

@@ -11,8 +11,9 @@ namespace strikeforge {
 // in ns, of every window. A gap counts in the window in which it ends.
 std::vector<std::int64_t> largest_gaps(size_t windows, std::int64_t window_ns);
 
-// A loop with nothing to do, on a schedule: for each of `count` arrivals, `period_ns` apart, the time from the arrival
-// to the first reading of the clock at or after its end, `busy_ns` later. What exceeds `busy_ns` is the machine's.
+// A loop without a purpose, on a schedule: for each of `count` arrivals, `period_ns` apart (0: at once after the one
+// before), the time from the arrival to the end of arithmetic that takes `busy_ns` undisturbed. What exceeds `busy_ns`
+// is the machine's.
 std::vector<std::int64_t> idle_arrivals(size_t count, std::int64_t period_ns, std::int64_t busy_ns);
 
 // ns that one reading of CLOCK_MONOTONIC takes: the median over `batches` batches of 1,000.

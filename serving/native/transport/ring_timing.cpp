@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/clock.hpp"
+#include "base/work.hpp"
 #include "transport/shared_memory.hpp"
 
 namespace strikeforge {
@@ -66,6 +67,28 @@ std::int64_t receive_stamped(RingReader& reader, std::uint64_t count, std::int64
     if (latency_ns != nullptr && reader.lost() != lost_before)
         throw RingProblem("timed ring: " + std::to_string(reader.lost() - lost_before) + " records were lost");
     return monotonic_ns() - first;
+}
+
+void read_idly(RingReader& reader, std::uint64_t count, std::int64_t busy_ns, std::int64_t* taken_ns,
+               std::int64_t patience_ns) {
+    Record record;
+    const std::uint64_t lost_before = reader.lost(), rounds = rounds_in(busy_ns);
+    std::int64_t heard = monotonic_ns();
+    for (std::uint64_t events = 0; events < count;) {
+        if (!reader.read(record)) {
+            if (monotonic_ns() - heard > patience_ns)
+                throw RingProblem("idle loop: " + std::to_string(events) + " of " + std::to_string(count) +
+                                  " events came, then none for " + std::to_string(patience_ns / 1'000'000) + " ms");
+            continue;
+        }
+        heard = monotonic_ns();
+        const RecordHeader& header = record.header;
+        if (header.instrument != 0 || (header.kind == Kind::level && !(header.flags & last))) continue;
+        work(rounds);
+        taken_ns[events++] = monotonic_ns() - record.trade.arrival_ns;
+    }
+    if (reader.lost() != lost_before)
+        throw RingProblem("idle loop: " + std::to_string(reader.lost() - lost_before) + " records were lost");
 }
 
 }  // namespace strikeforge

@@ -17,4 +17,10 @@ std::int64_t send_stamped(RingWriter& writer, std::uint64_t count, std::int64_t 
 std::int64_t receive_stamped(RingReader& reader, std::uint64_t count, std::int64_t* latency_ns,
                              std::int64_t patience_ns);
 
+// A loop without a purpose, fed by a ring as the hot loop is: reads `count` events of market data and does arithmetic
+// of `busy_ns` (base/work.hpp) after each. `taken_ns` [count]: of each, from its `arrival_ns` to the end of that.
+// RingProblem if none comes for so long, or one was lost.
+void read_idly(RingReader& reader, std::uint64_t count, std::int64_t busy_ns, std::int64_t* taken_ns,
+               std::int64_t patience_ns);
+
 }  // namespace strikeforge

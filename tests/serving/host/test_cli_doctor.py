@@ -185,6 +185,15 @@ def test_gaps_fill_the_windows() -> None:
     assert core.clock_cost_ns(0) > 0
 
 
+def test_arithmetic_takes_what_it_should_at_least() -> None:
+    """Calibrated on the fastest try: half of 200 us could only be missed by a clock that doubled its rate."""
+    taken = core.idle_arrivals(50, 0, 200_000)
+    assert taken.shape == (50,)
+    assert taken.min() > 100_000
+    on_schedule = core.idle_arrivals(20, 300_000, 0)
+    assert (on_schedule >= 0).all()
+
+
 def test_counters_are_told_or_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(config: int, run: object) -> int:
         raise OSError(errno.ENOENT if config else errno.EACCES, "no")

@@ -109,3 +109,20 @@ def test_timing_refuses_what_it_can_t_time(tmp_path: Path) -> None:
     writer.send_stamped(1, 0)
     with pytest.raises(HostError, match="record 3 came as 0 with price 0"):
         late.receive_stamped(4, False, PATIENCE_NS)
+
+
+def test_an_idle_loop_takes_events_of_the_market_and_says_what_is_absent(tmp_path: Path) -> None:
+    writer, (reader, late) = opened(tmp_path / "r", 64, False, ["", ""])
+    writer.send_stamped(5, 1000)
+    taken = reader.read_idly(5, 200_000, PATIENCE_NS)
+    assert taken.shape == (5,)
+    assert (np.diff(taken) > 20_000).all()  # they came within microseconds; each waits for the work on those before it
+    with pytest.raises(HostError, match="5 of 6 events came, then none for 1 ms"):
+        late.read_idly(6, 0, 1_000_000)
+
+
+def test_an_idle_loop_refuses_a_loss(tmp_path: Path) -> None:
+    writer, (reader,) = opened(tmp_path / "r", 2, False, [""])
+    writer.send_stamped(5, 0)
+    with pytest.raises(HostError, match="idle loop: 3 records were lost"):
+        reader.read_idly(2, 0, PATIENCE_NS)
