@@ -147,6 +147,8 @@ class Supervisor:
     def _tell_state(self) -> None:
         board = self._loop.board
         now = (board.number("state"), board.number("why"))
+        if now != (board.number("state"), board.number("why")):
+            return  # the loop told another meanwhile, and these two may not belong together; the next look sees both
         if now != self._seen:
             self._seen = now
             core = native.core()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from tests.serving.native.built import built_core
 
 built_core()
 
+from serving import native  # noqa: E402
 from serving.host import supervisor as module  # noqa: E402
 from serving.host.config import read_config  # noqa: E402
 from serving.host.host_log import HostLog  # noqa: E402
@@ -23,7 +25,7 @@ from serving.host.supervisor import Ended, Supervisor  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[3] / "serving" / "host" / "host.example.toml"
 DEADLINE_S = 20.0
-NUMBERS = {"state": 0.0, "why": 0.0, "records": 0.0, "lost": 0.0, "running": 1.0}
+MARKET_MOVE = next(reason for reason in range(99) if native.core().reason_name(reason) == "market_move")
 
 
 @dataclass
@@ -31,7 +33,7 @@ class StandIn:
     """A loop that reads as many records as it is told to, until it is stopped."""
 
     numbers: dict[str, float] = field(
-        default_factory=lambda: {"state": 0, "why": 0, "records": 0, "lost": 0, "running": 1}
+        default_factory=lambda: {"state": 0, "why": 0, "records": 0, "lost": 0, "running": 1, "profit": 0}
     )
     stopped: threading.Event = field(default_factory=threading.Event)
     looks: int = 0
@@ -127,6 +129,21 @@ def test_a_loop_that_fails_is_told_as_it_failed(tmp_path: Path) -> None:
     loop.numbers["running"] = 0
     with pytest.raises(ValueError, match="a defect"), watched(tmp_path, loop, feed_that_ended(None), 0):
         pass
+
+
+def test_a_state_is_told_with_its_own_reason(tmp_path: Path) -> None:
+    class Changing(StandIn):
+        def number(self, name: str) -> float:
+            if name == "why" and self.numbers["records"] == 0:  # the loop tells between two reads
+                self.numbers |= {"state": 1, "why": MARKET_MOVE, "records": 1}
+            return super().number(name)
+
+    loop = Changing()
+    with watched(tmp_path, loop, feed_that_ended(None), 0):
+        after_looks(loop, 3)
+        loop.stopped.set()
+    told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line["state"], line["why"]) for line in told] == [("reducing", "market_move")]
 
 
 def test_a_signal_stops_it_from_outside(tmp_path: Path) -> None:
