@@ -166,9 +166,12 @@ class Supervisor:
 
     def _reload_limits(self, _: float) -> Mapping[str, Any]:
         risk = self._config.risk
-        limits, serial = read_numbered_limits(risk.limits, risk.public_key)
-        changed = {name: f"{old} -> {new}" for name, (old, new) in changed_limits(self._loop.limits, limits).items()}
+        before = self._loop.limits
+        limits, serial = read_numbered_limits(
+            risk.limits, risk.public_key, usable=lambda limits: changed_limits(before, limits)
+        )
         self._loop.set_limits(limits, serial)
+        changed = {name: f"{old} -> {new}" for name, (old, new) in changed_limits(before, limits).items()}
         return {"serial": serial, "changed": changed}
 
     def _tell(self, _: float) -> Mapping[str, Any]:
