@@ -64,6 +64,15 @@ def read_config(file: Path) -> HostConfig:
     return config
 
 
+def read_directory(file: Path) -> Path:
+    """The host's directory alone: who asks a running host for a kill isn't kept out by a mistake in another key."""
+    problems: list[str] = []
+    directory: Path = Table(_parsed(file.absolute()), "", problems, file.absolute().parent).path("directory")
+    if problems:
+        raise ConfigError([f"{file.name}: {problem}" for problem in problems])
+    return directory
+
+
 def _parsed(file: Path) -> object:
     try:
         with file.open("rb") as opened:
