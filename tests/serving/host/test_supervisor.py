@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from serving import native  # noqa: E402
 from serving.host import supervisor as module  # noqa: E402
 from serving.host.config import read_config  # noqa: E402
 from serving.host.host_log import HostLog  # noqa: E402
+from serving.host.loop import ControlCode  # noqa: E402
 from serving.host.supervisor import Ended, Supervisor  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[3] / "serving" / "host" / "host.example.toml"
@@ -33,9 +35,18 @@ class StandIn:
     """A loop that reads as many records as it is told to, until it is stopped."""
 
     numbers: dict[str, float] = field(
-        default_factory=lambda: {"state": 0, "why": 0, "records": 0, "lost": 0, "running": 1, "profit": 0}
+        default_factory=lambda: {
+            "state": 0,
+            "why": 0,
+            "records": 0,
+            "lost": 0,
+            "running": 1,
+            "profit": 0,
+            "event_ns": 0,
+        }
     )
     stopped: threading.Event = field(default_factory=threading.Event)
+    asked: list[ControlCode] = field(default_factory=list)
     looks: int = 0
 
     @property
@@ -49,6 +60,10 @@ class StandIn:
     def run(self, **_: Any) -> str:
         self.stopped.wait(DEADLINE_S)
         return "stopped"
+
+    def ask(self, code: ControlCode, _value: float = 0.0) -> None:
+        self.asked.append(code)
+        self.numbers["state"] = 2  # of a kill
 
     def stop(self) -> None:
         self.stopped.set()
@@ -144,6 +159,17 @@ def test_a_state_is_told_with_its_own_reason(tmp_path: Path) -> None:
         loop.stopped.set()
     told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [(line["state"], line["why"]) for line in told] == [("reducing", "market_move")]
+
+
+@pytest.mark.parametrize(("ahead_s", "killed"), [(-1e9, False), (50, False), (70, True), (1e9, True)])
+def test_event_time_far_in_the_future_kills(tmp_path: Path, ahead_s: float, killed: bool) -> None:
+    loop = StandIn()
+    loop.numbers["event_ns"] = time.time_ns() + ahead_s * 1e9
+    with watched(tmp_path, loop, feed_that_ended(None), 0):
+        after_looks(loop, 3)
+        loop.stopped.set()
+    assert loop.asked == [ControlCode.KILL] * killed
+    assert ("event time is in the future" in (tmp_path / "log").read_text()) == killed
 
 
 def test_a_signal_stops_it_from_outside(tmp_path: Path) -> None:
