@@ -1,7 +1,8 @@
 """`strikeforge-host control`: tell a running loop to kill, reduce, resume, reload its limits, stop.
 
-Data in: the host's configuration, which says where the control socket is; what to do. Data out: the loop's answer as
-`name: value` lines on stdout. Invariant: exit code 0 only if the loop itself said that it was told.
+Data in: the host's configuration, of which `directory` alone is looked at: the control socket is there; what to do.
+Data out: the loop's answer as `name: value` lines on stdout. Invariants: exit code 0 only if the loop itself said that
+it was told; a configuration that was broken since the start doesn't keep a kill out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 from pathlib import Path
 
 from serving.errors import HostError
-from serving.host.config import read_config
+from serving.host.config import read_directory
+from serving.host.config_types import control_socket_in
 from serving.host.control import ask
 from serving.released import write_lines
 
@@ -46,8 +48,8 @@ def run_control(arguments: argparse.Namespace) -> int:
     """Ask, and print the answer."""
     if not 0 < arguments.timeout_s <= 3600:
         raise HostError(f"--timeout-s {arguments.timeout_s:g}: expected more than 0, at most 3600")
-    config = read_config(arguments.config)
+    socket = control_socket_in(read_directory(arguments.config))
     name = "limits_reload" if arguments.what == "limits" else arguments.what
-    facts = ask(config.control_socket, name, getattr(arguments, "value", None), arguments.timeout_s)
+    facts = ask(socket, name, getattr(arguments, "value", None), arguments.timeout_s)
     write_lines(f"{key}: {one if isinstance(one, str) else json.dumps(one)}" for key, one in facts.items())
     return 0

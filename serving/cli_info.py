@@ -55,6 +55,8 @@ def run_info(arguments: argparse.Namespace) -> int:
 def host_info() -> HostInfo:
     """Look at this host."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    core, engines = native_core(), unavailable_engines()
+    engines["native"] = engines["native"] or core.reason
     versions = {name: _version(name) for name in DISTRIBUTIONS}
     return HostInfo(
         platform.python_version(),
@@ -62,8 +64,8 @@ def host_info() -> HostInfo:
         versions,
         cpu_name(),
         cores,
-        native_core(),
-        unavailable_engines(),
+        core,
+        engines,
     )
 
 

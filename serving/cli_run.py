@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import os
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from serving.errors import HostError
 from serving.host.assembly import Parts, assembled
@@ -114,11 +116,19 @@ def _run(config: HostConfig, parts: Parts, loop: HotLoop, ticks: RingReader, log
             log.say("metrics", {"address": config.metrics.address, "port": metrics.port})
         supervisor.start()
         running.callback(supervisor.close)
+        log.say("limits", _limits_in_force(config, parts))
         log.say("running", {"directory": str(config.directory), "release": parts.released.title(), "feed": facts.feed})
         feed = FeedProcess(config, parts.spec.step_ns) if config.feed.kind != "external" else None
         if feed is not None:
             running.callback(feed.stop)
         return supervisor.watch(feed, ticks)
+
+
+def _limits_in_force(config: HostConfig, parts: Parts) -> dict[str, Any]:
+    """What the log's later `old -> new` begin with."""
+    risk = config.risk
+    signed = "not signed" if risk.public_key is None else f"signed by {risk.public_key}"
+    return {"file": str(risk.limits), "serial": parts.limits_serial, "signed": signed} | asdict(parts.limits)
 
 
 def _facts(config: HostConfig, parts: Parts) -> HostFacts:

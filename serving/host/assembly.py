@@ -16,7 +16,7 @@ from serving.engines.native import NativeEngine
 from serving.errors import TrustError
 from serving.host.config_types import ChainConfig, HostConfig
 from serving.host.contracts import ContractTable, read_contracts
-from serving.host.limits import Limits, read_limits
+from serving.host.limits import Limits, read_numbered_limits
 from serving.host.loop import loop_isa, tick_spec_of
 from serving.host.tick_features import TickSpec
 from serving.released import Released, refuse_expired, resolve
@@ -32,11 +32,12 @@ class Parts:
     spec: TickSpec
     contracts: ContractTable
     limits: Limits
+    limits_serial: int
 
 
 def assembled(config: HostConfig, stack: ExitStack) -> Parts:
     """Open all of it; the release isn't removed before the stack unwinds."""
-    limits = read_limits(config.risk.limits, config.risk.public_key)
+    limits, serial = read_numbered_limits(config.risk.limits, config.risk.public_key)
     chain = config.chain
     contracts = read_contracts(chain.file, chain.reference_price, quoted=chain.quoted, at=session_time(chain))
     released = _released(config, stack)
@@ -45,7 +46,7 @@ def assembled(config: HostConfig, stack: ExitStack) -> Parts:
         released.bundle, released.packs, config.model.engine, config.model.precision, probe=False, isa=loop_isa()
     )
     assert isinstance(warm.engine, NativeEngine)
-    return Parts(released, warm.engine, spec, contracts, limits)
+    return Parts(released, warm.engine, spec, contracts, limits, serial)
 
 
 def session_time(chain: ChainConfig) -> datetime | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from serving.canonical import is_model_name
 from serving.engine import PRECISIONS
 from serving.errors import ConfigError
+from serving.feeds.layouts import LAYOUTS
 from serving.host.config_table import REQUIRED, Table
 from serving.host.config_types import (
     Address,
@@ -64,6 +65,15 @@ def read_config(file: Path) -> HostConfig:
     return config
 
 
+def read_directory(file: Path) -> Path:
+    """The host's directory alone: who asks a running host for a kill isn't kept out by a mistake in another key."""
+    problems: list[str] = []
+    directory: Path = Table(_parsed(file.absolute()), "", problems, file.absolute().parent).path("directory")
+    if problems:
+        raise ConfigError([f"{file.name}: {problem}" for problem in problems])
+    return directory
+
+
 def _parsed(file: Path) -> object:
     try:
         with file.open("rb") as opened:
@@ -104,11 +114,11 @@ def _feed(top: Table) -> FeedConfig:
     lines: tuple[Address, ...] = ()
     pace = Pace("original")
     if kind == "replay":
-        layout, files, pace = table.text("layout"), table.paths("files"), _pace(table)
+        layout, files, pace = table.text("layout", choices=tuple(LAYOUTS)), table.paths("files"), _pace(table)
     else:
         table.refuse(("files", "pace"), f"[feed] kind {kind!r} replays no files")
     if network:
-        layout, lines = table.text("layout", None), _lines(table)
+        layout, lines = table.text("layout", None, choices=tuple(LAYOUTS)), _lines(table)
         interface = table.text("interface", REQUIRED if kind == "packet" else None)
     else:
         table.refuse(("lines", "interface"), f"[feed] kind {kind!r} listens to no lines")

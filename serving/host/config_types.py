@@ -175,7 +175,7 @@ class HostConfig:
 
     @property
     def control_socket(self) -> Path:
-        return self.directory / "control.socket"
+        return control_socket_in(self.directory)
 
     @property
     def halt_file(self) -> Path:
@@ -194,3 +194,8 @@ def board_in(directory: Path) -> Path:
 def facts_in(directory: Path) -> Path:
     """Where a host's facts are."""
     return directory / "facts.json"
+
+
+def control_socket_in(directory: Path) -> Path:
+    """Where a host is told things."""
+    return directory / "control.socket"

@@ -55,10 +55,16 @@ class ContractTable:
 
     @property
     def names(self) -> list[str]:
-        """For people, e.g. "61500 C 30d"."""
-        rights = ["C" if right > 0 else "P" for right in self.right]
-        days = self.tau_years * 365
-        return [f"{k:g} {right} {d:.3g}d" for k, right, d in zip(self.strike, rights, days, strict=True)]
+        """For people, e.g. "61500 C 30d": as many digits as keep two contracts apart."""
+        rights, days = ["C" if right > 0 else "P" for right in self.right], self.tau_years * 365
+        for digits in range(3, 18):
+            names = [
+                f"{strike:.{max(digits, 6)}g} {right} {day:.{digits}g}d"
+                for strike, right, day in zip(self.strike, rights, days, strict=True)
+            ]
+            if len(set(names)) == len(names):
+                break
+        return names
 
 
 def read_contracts(

@@ -2,7 +2,8 @@
 
 In: an event's name and its facts. Out: one line of JSON for each in the log file, and the same for people on stderr.
 Invariants: lines are whole whatever is killed (one write each, appended); a log that can't be written is an error when
-it is opened, and afterwards told on stderr, once, without stopping what it reports of.
+it is opened, and afterwards told on stderr, once; a stderr whose reader went away (a pipe, a terminal) is told in the
+log, once. Neither stops what is reported of: a kill must not depend on who reads along.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class HostLog:
     """Callable from any thread."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock, self._broken = path, threading.Lock(), False
+        self._path, self._lock = path, threading.Lock()
+        self._broken = self._unread = False  # the file, stderr
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -40,15 +42,33 @@ class HostLog:
 
     def say(self, event: str, facts: Mapping[str, Any] | None = None) -> None:
         """Write one line."""
-        at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        at = _now()
         line = json.dumps({"at": at, "event": event, **(facts or {})}, ensure_ascii=True) + "\n"
         detail = ", ".join(f"{name} {value}" for name, value in (facts or {}).items())
         with self._lock:
-            sys.stderr.write(f"{at} {event}{': ' if detail else ''}{detail}\n")
+            self._show(f"{at} {event}{': ' if detail else ''}{detail}\n")
+            self._append(line)
+
+    def _append(self, line: str) -> None:
+        try:
+            os.write(self._file, line.encode())
+        except OSError as error:
+            if not self._broken:
+                self._show(f"{self._path}: the log can't be written any more: {error.strerror}\n")
+            self._broken = True
+
+    def _show(self, text: str) -> None:
+        if self._unread:
+            return
+        try:
+            sys.stderr.write(text)
             sys.stderr.flush()
-            try:
-                os.write(self._file, line.encode())
-            except OSError as error:
-                if not self._broken:
-                    sys.stderr.write(f"{self._path}: the log can't be written any more: {error.strerror}\n")
-                self._broken = True
+        except (OSError, ValueError) as error:  # nobody reads any more; or it was closed
+            self._unread = True
+            self._append(
+                json.dumps({"at": _now(), "event": "stderr can't be written any more", "error": str(error)}) + "\n"
+            )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

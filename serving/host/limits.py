@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,14 @@ def read_limits(path: Path, public_key: Path | None = None, state: Path | None =
     return read_numbered_limits(path, public_key, state)[0]
 
 
-def read_numbered_limits(path: Path, public_key: Path | None = None, state: Path | None = None) -> tuple[Limits, int]:
+def read_numbered_limits(
+    path: Path, public_key: Path | None = None, state: Path | None = None,
+    usable: Callable[[Limits], object] | None = None,
+) -> tuple[Limits, int]:  # fmt: skip
     """Limits and serial of a file; with `public_key` only if its owner signed these very bytes, and none newer before.
 
-    `state` keeps the last serial accepted; by default `<path>.accepted`. ConfigError lists every problem of the file;
+    `state` keeps the last serial accepted; by default `<path>.accepted`. `usable` raises where the limits are sound and
+    still can't be taken: then their serial isn't accepted either. ConfigError lists every problem of the file;
     TrustError says why a signature or a serial is refused.
     """
     data = read_bounded(path)
@@ -81,6 +85,8 @@ def read_numbered_limits(path: Path, public_key: Path | None = None, state: Path
 
         check_signature(path, data, public_key)
     limits, serial = parse_limits(data, str(path))
+    if usable is not None:
+        usable(limits)
     if public_key is not None:
         from serving.host.limits_signature import accept_serial
 

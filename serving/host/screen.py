@@ -61,7 +61,8 @@ def frame(directory: str, facts: HostFacts, now: Look, before: Look | None, styl
 
 def _head(directory: str, facts: HostFacts, now: Look, style: Style) -> list[str]:
     status = now.status
-    up = _duration((status.read_ns - status.started_ns) / 1e9) if status.started_ns else "-"
+    until_ns = status.read_ns if status.gone is None else status.alive_ns
+    up = _duration(max(until_ns - status.started_ns, 0) / 1e9) if status.started_ns else "-"
     memory = f", {now.resident[0] / 1e6:.0f} MB resident" if now.resident else ""
     lines = [f"{style.paint('strikeforge-host', BOLD)} {directory}   pid {status.process}, up {up}{memory}"]
     if status.gone is not None:

@@ -25,10 +25,12 @@ from serving.host.limits import changed_limits, read_numbered_limits
 from serving.host.loop import ControlCode, HotLoop
 from serving.host.placement import place_loop
 from serving.host.ring import RingReader
-from serving.host.status import read_status
+from serving.host.status import STATES, read_status
 
 TICK_S = 0.2  # between two looks at the board, the feed and the clock
 START_S = 10.0
+HALTED = STATES.index("halted")
+FUTURE_NS = 60_000_000_000  # what lines refuse as well (serving/native/feed/receiver.cpp)
 EVERYTHING_READ_S = 10.0  # after a replay ended: so long without a record and the rest is called lost
 
 
@@ -95,6 +97,7 @@ class Supervisor:
                 silent = True  # event time stands still, so nothing that the loop itself decides would cancel them
                 self._log.say("the feed is silent: all working orders are cancelled", {"silence_s": silence_s})
                 self._loop.ask(ControlCode.CANCEL_ALL)
+            self._halt_in_the_future()
             if self._expires is not None and not expired and datetime.now(UTC) >= self._expires:
                 expired = True
                 self._log.say("the model's release has expired: every new order is refused from now on")
@@ -120,6 +123,15 @@ class Supervisor:
         self._tell_state()
         self._raise_failure()
         return ended or Ended(self._stopped_by or "a signal asked for it")
+
+    def _halt_in_the_future(self) -> None:
+        """Event time never goes back. Where one record took it far ahead of the wall clock it stands there: steps don't
+        close, the book never grows old. Nothing may be decided by it; a resume doesn't help, a restart does."""
+        ahead_ns = int(self._loop.board.number("event_ns")) - time.time_ns()
+        if ahead_ns > FUTURE_NS and self._seen[0] != HALTED:
+            told = {"event_ahead_s": ahead_ns // 1_000_000_000, "remedy": "mend what writes the tick ring, start again"}
+            self._log.say("event time is in the future, and stands: killed", told)
+            self._loop.ask(ControlCode.KILL)
 
     def stop(self, why: str) -> None:
         """Ask the loop to end; everything that works is cancelled."""
@@ -147,6 +159,8 @@ class Supervisor:
     def _tell_state(self) -> None:
         board = self._loop.board
         now = (board.number("state"), board.number("why"))
+        if now != (board.number("state"), board.number("why")):
+            return  # the loop told another meanwhile, and these two may not belong together; the next look sees both
         if now != self._seen:
             self._seen = now
             core = native.core()
@@ -164,9 +178,12 @@ class Supervisor:
 
     def _reload_limits(self, _: float) -> Mapping[str, Any]:
         risk = self._config.risk
-        limits, serial = read_numbered_limits(risk.limits, risk.public_key)
-        changed = {name: f"{old} -> {new}" for name, (old, new) in changed_limits(self._loop.limits, limits).items()}
+        before = self._loop.limits
+        limits, serial = read_numbered_limits(
+            risk.limits, risk.public_key, usable=lambda limits: changed_limits(before, limits)
+        )
         self._loop.set_limits(limits, serial)
+        changed = {name: f"{old} -> {new}" for name, (old, new) in changed_limits(before, limits).items()}
         return {"serial": serial, "changed": changed}
 
     def _tell(self, _: float) -> Mapping[str, Any]:

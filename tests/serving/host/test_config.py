@@ -86,7 +86,7 @@ def test_everything_wrong_is_told_at_once_with_key_and_value(tmp_path: Path) -> 
     values["direktory"] = values.pop("directory")
     values["model"] |= {"model": "No Such", "engine": "ort", "development": "yes"}
     del values["model"]["folder"]
-    values["feed"] |= {"pace": {"scaled": -1}, "files": []}
+    values["feed"] |= {"pace": {"scaled": -1}, "files": [], "layout": "bloomberg"}
     values["chain"] |= {"quoted": 65, "reference_price": math.nan, "quotd": 8}
     values["strategy"]["quantity"] = 0
     values["loop"] |= {"ring_records": 1000, "priority": 100, "core": 1, "housekeeping_cores": [0, 1]}
@@ -96,7 +96,8 @@ def test_everything_wrong_is_told_at_once_with_key_and_value(tmp_path: Path) -> 
     expected = [
         ("directory", "nothing"), ("direktory", "did you mean 'directory'"), ("[model] model", "'No Such'"),
         ("[model] engine", "'ort'"), ("[model] development", "'yes'"), ("[model] folder", "nothing"),
-        ("[feed] pace", "{'scaled': -1}"), ("[feed] files", "[]"), ("[chain] quoted", "65"),
+        ("[feed] pace", "{'scaled': -1}"), ("[feed] files", "[]"),
+        ("[feed] layout", "one of binance_l2, lean_ticks"), ("[chain] quoted", "65"),
         ("[chain] reference_price", "nan"), ("[chain] quotd", "did you mean 'quoted'"), ("[strategy] quantity", "0"),
         ("[loop] ring_records", "1000"), ("[loop] priority", "100"), ("[loop] housekeeping_cores", "core 1"),
         ("[metrics] address", "'localhost'"), ("risk", "nothing"),

@@ -139,6 +139,17 @@ def test_what_isnt_text_is_refused(tmp_path: Path) -> None:
     assert "can't be read as CSV" in problems_of(lambda: read_contracts(tmp_path / "none.csv", 1.0))[0]
 
 
+def test_no_two_contracts_have_one_name(tmp_path: Path) -> None:
+    """An index's monthly ends in the morning, its weekly that afternoon: to Prometheus they would be one series."""
+    morning, afternoon = "2024-12-06T14:30:00Z", "2024-12-06T21:00:00Z"
+    rows = [
+        f"{strike},{expiry},C,1,1,0.2,1" for strike in (5000, 1234567.5, 1234568) for expiry in (morning, afternoon)
+    ]
+    table = read_contracts(written(tmp_path, HEAD + "\n".join(rows)), 5000.0, at=AT)
+    assert len(set(table.names)) == len(rows)
+    assert listed_chain(60_000.0).names[0] == "60000 C 30d"
+
+
 def test_a_table_doesnt_change() -> None:
     chain = listed_chain(100.0)
     with pytest.raises(ValueError, match="read-only"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -17,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.errors import HostError
+from serving.cli import main
+from serving.errors import ConfigError, HostError
 from serving.host import control
 from serving.host.control import Command, ControlServer, ask, parse_command
 from serving.host.host_log import HostLog
@@ -263,3 +265,32 @@ def test_another_user_is_refused_even_where_the_folder_lets_it_in(tmp_path: Path
         assert (line["event"], line["uid"]) == ("control: refused", 65534)
     finally:
         folder.rmdir()
+
+
+class Unread:
+    """A stderr whose reader went away: a pipe's end, a terminal."""
+
+    def write(self, _text: str) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_stderr_that_nobody_reads_any_more_takes_neither_the_kill_switch_nor_the_log_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(tmp_path)
+    with HostLog(tmp_path / "host.log") as log, ControlServer(host.path, host.commands(), log):
+        monkeypatch.setattr("sys.stderr", Unread())
+        assert ask(host.path, "reduce") == {"told": "reduce"}
+        assert ask(host.path, "kill") == {"told": "kill"}
+    told = [line["command"] if line["event"] == "control" else line["event"] for line in host.log()]
+    assert told == ["stderr can't be written any more", "reduce", "kill"]
+
+
+def test_a_configuration_that_was_broken_since_the_start_keeps_no_kill_out(host: Host) -> None:
+    config = host.folder / "host.toml"
+    config.write_text(f'directory = "{host.folder}"\n[stratgy]\nkind = 5\n')
+    assert main(["control", "--config", str(config), "kill"]) == 0
+    assert host.asked == [("kill", 0.0)]
+    config.write_text("directory = 5\n")
+    with pytest.raises(ConfigError, match="directory: found 5"):
+        main(["control", "--config", str(config), "kill"])

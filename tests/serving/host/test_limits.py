@@ -233,6 +233,16 @@ def test_a_spoilt_memory_of_serials_is_no_fresh_start(signer: Signer, text: str)
         signer.read()
 
 
+def test_sound_limits_that_a_running_host_cannot_take_leave_their_serial_free(signer: Signer) -> None:
+    signer.write(toml(1))
+    now = signer.read()
+    signer.write(toml(2, tick_money=7))
+    with pytest.raises(HostError, match="restart"):
+        read_numbered_limits(signer.limits, signer.public, usable=lambda limits: changed_limits(now, limits))
+    signer.write(toml(2, delta=7))
+    assert signer.read().delta == 7
+
+
 def test_where_the_serial_cannot_be_kept_nothing_is_accepted(signer: Signer, tmp_path: Path) -> None:
     signer.write(toml())
     with pytest.raises(TrustError, match="can't be kept"):

@@ -152,6 +152,8 @@ def test_limits_are_reloaded_and_changes_told_or_refused(host: RunHost) -> None:
     answer = host.ask("limits", "reload")
     assert answer.returncode == 14
     assert "restart" in answer.stderr
+    (begun,) = [line for line in host.log() if line["event"] == "limits"]
+    assert (begun["serial"], begun["order_quantity"], begun["signed"]) == (1, 10.0, "not signed")
     told = [(line["event"], line.get("changed")) for line in host.log() if line.get("command") == "limits_reload"]
     assert told == [
         ("control", {"order_quantity": "10.0 -> 0.5"}), ("control: failed", None), ("control: failed", None)

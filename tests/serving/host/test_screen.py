@@ -96,6 +96,12 @@ def test_a_loop_that_is_gone_is_said_to_be_gone() -> None:
     assert "GONE" not in text()
 
 
+def test_a_loop_that_is_gone_was_up_as_long_as_it_ran() -> None:
+    times = {"started_ns": 1_000_000_000, "alive_ns": 6_000_000_000, "read_ns": 900_000_000_000}
+    assert re.search(r"up 5 s\b", text(running=False, **times))
+    assert re.search(r"up 0:14:59\b", text(**times | {"alive_ns": 900_000_000_000}))
+
+
 def test_a_feed_that_went_quiet_is_said() -> None:
     shown = "\n".join(frame("x", facts(), Look(status(), quiet_ns=90_000_000_000), None, WIDE))
     assert "no record for 0:01:30" in shown

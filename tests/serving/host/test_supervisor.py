@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,14 +18,16 @@ from tests.serving.native.built import built_core
 
 built_core()
 
+from serving import native  # noqa: E402
 from serving.host import supervisor as module  # noqa: E402
 from serving.host.config import read_config  # noqa: E402
 from serving.host.host_log import HostLog  # noqa: E402
+from serving.host.loop import ControlCode  # noqa: E402
 from serving.host.supervisor import Ended, Supervisor  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[3] / "serving" / "host" / "host.example.toml"
 DEADLINE_S = 20.0
-NUMBERS = {"state": 0.0, "why": 0.0, "records": 0.0, "lost": 0.0, "running": 1.0}
+MARKET_MOVE = next(reason for reason in range(99) if native.core().reason_name(reason) == "market_move")
 
 
 @dataclass
@@ -31,9 +35,18 @@ class StandIn:
     """A loop that reads as many records as it is told to, until it is stopped."""
 
     numbers: dict[str, float] = field(
-        default_factory=lambda: {"state": 0, "why": 0, "records": 0, "lost": 0, "running": 1}
+        default_factory=lambda: {
+            "state": 0,
+            "why": 0,
+            "records": 0,
+            "lost": 0,
+            "running": 1,
+            "profit": 0,
+            "event_ns": 0,
+        }
     )
     stopped: threading.Event = field(default_factory=threading.Event)
+    asked: list[ControlCode] = field(default_factory=list)
     looks: int = 0
 
     @property
@@ -47,6 +60,10 @@ class StandIn:
     def run(self, **_: Any) -> str:
         self.stopped.wait(DEADLINE_S)
         return "stopped"
+
+    def ask(self, code: ControlCode, _value: float = 0.0) -> None:
+        self.asked.append(code)
+        self.numbers["state"] = 2  # of a kill
 
     def stop(self) -> None:
         self.stopped.set()
@@ -127,6 +144,32 @@ def test_a_loop_that_fails_is_told_as_it_failed(tmp_path: Path) -> None:
     loop.numbers["running"] = 0
     with pytest.raises(ValueError, match="a defect"), watched(tmp_path, loop, feed_that_ended(None), 0):
         pass
+
+
+def test_a_state_is_told_with_its_own_reason(tmp_path: Path) -> None:
+    class Changing(StandIn):
+        def number(self, name: str) -> float:
+            if name == "why" and self.numbers["records"] == 0:  # the loop tells between two reads
+                self.numbers |= {"state": 1, "why": MARKET_MOVE, "records": 1}
+            return super().number(name)
+
+    loop = Changing()
+    with watched(tmp_path, loop, feed_that_ended(None), 0):
+        after_looks(loop, 3)
+        loop.stopped.set()
+    told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line["state"], line["why"]) for line in told] == [("reducing", "market_move")]
+
+
+@pytest.mark.parametrize(("ahead_s", "killed"), [(-1e9, False), (50, False), (70, True), (1e9, True)])
+def test_event_time_far_in_the_future_kills(tmp_path: Path, ahead_s: float, killed: bool) -> None:
+    loop = StandIn()
+    loop.numbers["event_ns"] = time.time_ns() + ahead_s * 1e9
+    with watched(tmp_path, loop, feed_that_ended(None), 0):
+        after_looks(loop, 3)
+        loop.stopped.set()
+    assert loop.asked == [ControlCode.KILL] * killed
+    assert ("event time is in the future" in (tmp_path / "log").read_text()) == killed
 
 
 def test_a_signal_stops_it_from_outside(tmp_path: Path) -> None:
