@@ -164,7 +164,7 @@ def experiments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A copy of conf/ that the test may write into."""
     copy = tmp_path / "conf"
     shutil.copytree(CONF, copy)
-    monkeypatch.setattr("pipelines.config.CONF", copy)
+    monkeypatch.setattr("pipelines.config.loading.CONF", copy)
     monkeypatch.setattr(sweep_experiment, "CONF", copy)
     return copy / "experiment"
 
