@@ -30,7 +30,7 @@ from serving.machine import library_version
 from serving.pull import Pulled, pull, pull_unsigned
 from serving.release import parse_release
 from serving.warm import ALLOWED, BUDGET_US, RUNTIME, demo_tolerance, open_verified_engine
-from tests.contract import test_engines
+from tests import small_nets
 from tests.pipelines.channel import desk
 from tests.pipelines.channel.desk import EXPIRES, Company
 from tests.serving.trt_memory import MemoryDevice, OrtProgram
@@ -42,7 +42,7 @@ TRT = "trt_rtx_sm89_fp16"
 
 
 def small_bundle(folder: Path, **other: Any) -> Bundle:
-    return test_engines.small_bundle(folder, model=MODEL, **other)
+    return small_nets.small_bundle(folder, model=MODEL, **other)
 
 
 @pytest.fixture
