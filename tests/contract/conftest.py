@@ -1,4 +1,4 @@
-"""Fixtures of stores behind a network that fails."""
+"""Stores behind a network that fails, and one bundle for all tests that read it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from serving.blobstore import open_store
+from serving.bundle import Bundle
 from serving.stores import common
 from tests.faulty_proxy import FaultyProxy
 from tests.faulty_site import ATTEMPTS, CLOUDS, Site, behind, go_through
+from tests.tiny_bundle import tiny_bundle
 
 PAUSES = 0.05
 
@@ -33,3 +35,9 @@ def site(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, short_
     with FaultyProxy(*behind(cloud)) as proxy:
         go_through(proxy, cloud, monkeypatch)
         yield Site(cloud, url, open_store(url), direct, proxy)
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of two members; whoever changes a byte of it puts the byte back."""
+    return tiny_bundle(tmp_path_factory.mktemp("pristine") / "bundle", members=2)
