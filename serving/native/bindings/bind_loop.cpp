@@ -80,7 +80,8 @@ class BoundLoop {
         if (!ticks.empty())
             ticks_ = std::make_unique<RingReader>(ticks, value_of<std::string>(settings, "reader"),
                                                   value_of<bool>(settings, "lossless_in"));
-        loop_ = std::make_unique<Loop>(engine, option_kernels(named_isa(isa)), strategy_of(strategy), made);
+        loop_ = std::make_unique<Loop>(engine, option_kernels(named_isa(isa)), dense_kernels(named_isa(isa)),
+                                       strategy_of(strategy), made);
     }
 
     nb::bytes process(nb::handle array, bool sweep) {

@@ -31,8 +31,8 @@ LoopSettings checked(LoopSettings settings, const NativeEngine& engine) {
 
 }  // namespace
 
-Loop::Loop(NativeEngine& engine, const OptionKernels& kernels, std::unique_ptr<Strategy> strategy,
-           const LoopSettings& given)
+Loop::Loop(NativeEngine& engine, const OptionKernels& kernels, const DenseKernels& dense,
+           std::unique_ptr<Strategy> strategy, const LoopSettings& given)
     : settings_(checked(given, engine)),
       engine_(engine),
       contracts_(given.contracts, given.contract_scaler, given.reference_spot, engine, kernels),
@@ -50,7 +50,8 @@ Loop::Loop(NativeEngine& engine, const OptionKernels& kernels, std::unique_ptr<S
       chain_(new (chain_page_.data() + sizeof(ChainHeader)) ChainLine[given.contracts.count]{}),
       sink_(std::make_unique<Sink>(*this, given.rings)),
       gate_(given.limits, given.quoted, *sink_, &board_->kill),
-      laps_(std::make_unique<Laps>(stopwatch_, *board_)) {
+      laps_(std::make_unique<Laps>(stopwatch_, *board_)),
+      dense_(dense) {
     market_.spot = unknown;
     forget_values();
     if (!given.rings.orders.empty()) {

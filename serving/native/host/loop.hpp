@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "dense/kernels.hpp"
 #include "host/board.hpp"
 #include "host/clock.hpp"
 #include "host/contracts.hpp"
@@ -68,8 +69,9 @@ class Loop {
   public:
     static constexpr std::uint64_t publish_records = 64;
 
-    Loop(NativeEngine& engine, const OptionKernels& kernels, std::unique_ptr<Strategy> strategy,
-         const LoopSettings& settings);
+    // `dense`: of the engine's instruction set; it is only kept awake with.
+    Loop(NativeEngine& engine, const OptionKernels& kernels, const DenseKernels& dense,
+         std::unique_ptr<Strategy> strategy, const LoopSettings& settings);
     ~Loop();
     Loop(const Loop&) = delete;
     Loop& operator=(const Loop&) = delete;
@@ -130,6 +132,7 @@ class Loop {
     void publish(std::int64_t now_ns);
     void show_alive(std::int64_t now_ns);
     void publish_ring(const RingReader& ticks);
+    void stay_awake();
 
     // What is valued and decided with.
     LoopSettings settings_;
@@ -185,6 +188,9 @@ class Loop {
     std::uint64_t swept_event_ = 0;          // counts_.events when it began
     std::int64_t sweep_began_ns_ = 0;        // monotonic, as below
     std::int64_t whole_sweep_began_ns_ = 0;  // of the last whole one; 0: there was none
+
+    const DenseKernels& dense_;
+    Aligned<float> awake_{lanes};
 };
 
 }  // namespace strikeforge
