@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from serving import black76, native
 from serving.normal import cdf
 
-CHOOSE = black76._core
+CHOOSE = black76._core.__wrapped__  # not the cache: it holds the core until the interpreter ends
 WHY_NOT = native.why_unavailable()
 EPSILON = float(np.finfo(np.float64).eps)
 NATIVE = [isa for isa in native.core().isas() if isa in ("portable", "avx2", "avx512")] if not WHY_NOT else []

@@ -137,7 +137,7 @@ def test_value_into_wants_an_output() -> None:
 @pytest.fixture
 def undecided(implementation: str, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """`_core` as it is, deciding anew."""
-    fresh = functools.cache(CHOOSE.__wrapped__)
+    fresh = functools.cache(CHOOSE)
     monkeypatch.setattr(black76, "_core", fresh)
     monkeypatch.delenv(black76.CHOICE, raising=False)
     return monkeypatch
