@@ -4,7 +4,8 @@ Data in: an engine whose closed steps were advanced, a `Chain` prepared once, th
 Data out: a `Repriced` that the caller keeps; each call overwrites all of it. N contracts, K features.
 
 The native engine does everything in one call, in batches that stay in the cache (serving/native/head/repricing.hpp);
-any other engine answers through `evaluate` and `head`, and serving.black76 prices: that is the reference.
+any other engine answers through `evaluate` and `head`, and serving.black76 prices: that is the reference. In bf16 or
+int8 a native engine prices in single precision from AVX-512 on, within 1e-6 of the forward (docs/options.md).
 
 What moves with the underlying is the caller's business: `Chain` is frozen but its arrays are not, and what depends on
 the tick (forwards, features of moneyness) is written into them in place between calls, e.g. `chain.forward[:] = carry

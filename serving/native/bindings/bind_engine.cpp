@@ -123,7 +123,7 @@ void bind_engine(nb::module_& module) {
                     weights.refuse_rest();
                     made.push_back(std::move(member));
                 }
-                new (self) NativeEngine(std::move(made));
+                new (self) NativeEngine(std::move(made), choice.precision);
             },
             "family"_a, "sizes"_a, "members"_a, "precision"_a, "semantics"_a, "isa"_a)
         .def(

@@ -58,7 +58,8 @@ struct BoundRepricing {
     BoundRepricing(NativeEngine& engine, const std::string& isa, Rows contracts, Doubles forward, Doubles strike,
                    Doubles tau, Doubles discount, Doubles right)
         : engine(engine),
-          repricing(engine, option_kernels(named_isa(isa))),
+          repricing(engine, option_kernels(named_isa(isa)),
+                    engine.precision() == Precision::fp32 ? Arithmetic::doubles : Arithmetic::single),
           contracts(std::move(contracts)),
           forward(std::move(forward)),
           strike(std::move(strike)),

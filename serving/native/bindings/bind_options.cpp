@@ -22,6 +22,7 @@ namespace {
 
 using Input = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Singles = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Status = nb::ndarray<std::int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr size_t options_worth_waiting = 1u << 18;  // 5 ms and more of work
@@ -73,6 +74,27 @@ class BoundOptions {
         kernels_.value(options, count, out);
     }
 
+    bool has_single() const { return kernels_.value_single != nullptr; }
+
+    void value_single(const Input& forward, const Input& strike, const Input& tau, const Singles& volatility,
+                      const Input& discount, const Input& right, const Output& price, const Output& delta,
+                      const Output& gamma, const Output& vega, const Output& theta) const {
+        if (!has_single())
+            throw std::invalid_argument("instruction set " + isa() + " has no single-precision kernel; avx512 has");
+        const size_t count = volatility.shape(0);
+        const auto each = [count](const char* name, const Input& array) {
+            check_place(name, array);
+            if (array.shape(0) != count) refuse(name, array.shape(0), std::to_string(count));
+            return array.data();
+        };
+        kernels_.value_single(
+            {each("forward", forward), each("strike", strike), each("tau", tau), volatility.data(),
+             each("discount", discount), each("right", right)},
+            count,
+            {wanted("price", price, count), wanted("delta", delta, count), wanted("gamma", gamma, count),
+             wanted("vega", vega, count), wanted("theta", theta, count)});
+    }
+
     void implied(size_t count, const Input& price, const Input& forward, const Input& strike, const Input& tau,
                  const Input& discount, const Input& right, const Output& volatility, const Status& status) const {
         const Prices prices = {column("price", price, count),       column("forward", forward, count),
@@ -103,6 +125,11 @@ void bind_options(nb::module_& module) {
              nb::arg("delta").noconvert().none(), nb::arg("gamma").noconvert().none(),
              nb::arg("vega").noconvert().none(), nb::arg("theta").noconvert().none(), nb::arg("rho").noconvert().none(),
              nb::arg("vanna").noconvert().none(), nb::arg("volga").noconvert().none())
+        .def_prop_ro("has_single", &BoundOptions::has_single)
+        .def("value_single", &BoundOptions::value_single, nb::arg("forward").noconvert(), nb::arg("strike").noconvert(),
+             nb::arg("tau").noconvert(), nb::arg("volatility").noconvert(), nb::arg("discount").noconvert(),
+             nb::arg("right").noconvert(), nb::arg("price").noconvert(), nb::arg("delta").noconvert(),
+             nb::arg("gamma").noconvert(), nb::arg("vega").noconvert(), nb::arg("theta").noconvert())
         .def("implied_volatility", &BoundOptions::implied, nb::arg("count"), nb::arg("price").noconvert(),
              nb::arg("forward").noconvert(), nb::arg("strike").noconvert(), nb::arg("tau").noconvert(),
              nb::arg("discount").noconvert(), nb::arg("right").noconvert(), nb::arg("volatility").noconvert(),

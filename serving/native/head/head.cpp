@@ -19,6 +19,7 @@ constexpr float unit = 0.01f;  // ContractHeadConfig.unit: fixed, no configurati
 
 HeadPlan plan_for(Isa isa, Precision precision) {
 #if defined(STRIKEFORGE_X86)
+    if (precision == Precision::fp32 && isa >= Isa::amx) return heads::amx_fp32();
     if (precision == Precision::bf16 && isa >= Isa::amx) return heads::amx_bf16();
     if (precision == Precision::int8 && isa >= Isa::amx) return heads::amx_int8();
     if (precision == Precision::bf16 && isa >= Isa::bf16) return heads::bf16_bf16();
@@ -41,6 +42,8 @@ size_t in_word(Precision precision) {
     return precision == Precision::fp32 ? 1 : precision == Precision::bf16 ? 2 : 4;
 }
 
+enum class Part { features, hidden };  // whose weights
+
 // A layer's weights as its kernel multiplies them (`as`), rounded to the precision `asked` for.
 struct PackedProduct {
     Aligned<std::uint32_t> weights;
@@ -48,12 +51,14 @@ struct PackedProduct {
     std::vector<float> row_sums;  // scale * sum of a row's q; 0 unless int8 is multiplied
     size_t groups;
 
-    PackedProduct(const Rows& from, size_t width, const HeadPlan& plan, Precision as, Precision asked)
+    PackedProduct(const Rows& from, size_t width, const HeadPlan& plan, Precision as, Precision asked, Part part)
         : scale(width), row_sums(width) {
         const size_t group = in_word(as);
         groups = (padded(from.columns, group)) / group;
-        if (plan.layout == HeadLayout::tiles) groups = padded(groups, 16);
-        weights = Aligned<std::uint32_t>(width * groups);
+        // 8 words of two pieces side by side are a tile too: see HeadProduct.
+        const bool halves = plan.pieces == 3 && part == Part::features && groups <= 8;
+        if (plan.layout == HeadLayout::tiles) groups = padded(groups, halves ? 8 : 16);
+        weights = Aligned<std::uint32_t>(halves ? 3 * width * 16 : plan.pieces * width * groups);
         auto* bytes = reinterpret_cast<std::uint8_t*>(weights.data());
         for (size_t row = 0; row < from.rows; ++row) {
             float largest = 0.0f;
@@ -68,14 +73,33 @@ struct PackedProduct {
                     row_sums[row] += scale[row] * static_cast<float>(q);
                     std::memcpy(to, &q, 1);
                 } else if (as == Precision::bf16) {
-                    const std::uint16_t half = to_bf16(weight);
-                    std::memcpy(to, &half, 2);
+                    float rest = weight;  // each piece takes the eight bits that lead, so three leave nothing
+                    for (size_t piece = 0; piece < plan.pieces; ++piece) {
+                        const std::uint16_t half = to_bf16(rest);
+                        if (halves)
+                            put_halves(width, row, k, piece, half);
+                        else
+                            std::memcpy(to + piece * width * groups * sizeof(std::uint32_t), &half, 2);
+                        rest -= from_bf16(half);
+                    }
                 } else {
                     const float value = asked == Precision::fp32   ? weight
                                         : asked == Precision::bf16 ? from_bf16(to_bf16(weight))
                                                                    : whole * scale[row];
                     std::memcpy(to, &value, 4);
                 }
+            }
+        }
+    }
+
+    // Tiles [3][outputs / 16]: which piece fills their first eight words, and which the others.
+    void put_halves(size_t width, size_t row, size_t k, size_t piece, std::uint16_t half) {
+        constexpr size_t pieces[3][2] = {{0, 0}, {1, 0}, {2, 1}};
+        for (size_t tile = 0; tile < 3; ++tile) {
+            for (size_t side = 0; side < 2; ++side) {
+                const size_t at = ((tile * width + row) * 16 + side * 8) * 2 + k;
+                if (pieces[tile][side] == piece)
+                    std::memcpy(reinterpret_cast<std::uint16_t*>(weights.data()) + at, &half, 2);
             }
         }
     }
@@ -116,8 +140,8 @@ class ContractHead final : public Head {
         : kernel_(plan.kernel),
           wide_(padded(width, plan.width_multiple)),
           first_({first, width, features, features + context}, wide_, plan, plan.first,
-                 precision == Precision::int8 ? Precision::fp32 : precision),
-          second_({second, width, width, width}, wide_, plan, plan.second, precision),
+                 precision == Precision::int8 ? Precision::fp32 : precision, Part::features),
+          second_({second, width, width, width}, wide_, plan, plan.second, precision, Part::hidden),
           context_weights_(context * wide_),
           first_bias_(copy(weights.take("head.network.0.bias", {width}), width, wide_)),
           second_bias_(copy(weights.take("head.network.3.bias", {width}), width, wide_)),
@@ -134,7 +158,7 @@ class ContractHead final : public Head {
             for (size_t at = 0; at < wide_ * 16; ++at) spread[at] = second_bias_[at / 16];
             second_bias_ = std::move(spread);
         }
-        scratch_ = Aligned<float>(head_scratch(features, wide_, first_.groups, second_.groups));
+        scratch_ = Aligned<float>(head_scratch(features, wide_, plan.pieces * (first_.groups + second_.groups)));
         const float bias = *weights.take("head.linear.bias", {1}) + *weights.take("head.network.6.bias", {1});
         const float trust = *weights.take("head.trust", {});
         view_ = {features,
@@ -154,29 +178,39 @@ class ContractHead final : public Head {
                  scratch_.data()};
     }
 
-    // Room for what tile.hpp's `places` and the portable kernel lay out.
-    static size_t head_scratch(size_t features, size_t width, size_t first_groups, size_t second_groups) {
-        return 16 * width + most_tile_contracts * (features + first_groups + second_groups + width);
+    // Room for what `places` of tile.hpp and of head_amx.cpp and the portable kernel lay out.
+    static size_t head_scratch(size_t features, size_t width, size_t groups) {
+        return 16 * width + most_tile_contracts * (features + groups + width);
     }
 
-    // Parabolas c0 + c1 a + c2 a^2 through -a sigmoid(-a) at the Chebyshev nodes of 16 pieces of [0, end]; piece i is
-    // what rounds to i, so the first and the last are half as wide as the others. [3][16], constants first.
+    // Parabolas c0 + c1 x + c2 x^2 through SiLU at the Chebyshev nodes of pieces, as [3][32], constants first: piece i
+    // is what rounds to i pieces' widths, at place i modulo 32. Outermost: 0 and x, less half of what SiLU is there.
+    // Afterwards the same larger by 1 / (2 ln 2) in 256: what cutting a float down to bf16 takes on average, where its
+    // mantissas are spread as those of numbers of all sizes are.
     static Aligned<float> silu_table() {
-        Aligned<float> table(3 * 16);
-        const double step = static_cast<double>(silu_table_end) / 15.49;
-        for (int piece = 0; piece < 16; ++piece) {
-            const double low = piece == 0 ? 0.0 : (piece - 0.5) * step;
-            const double high = piece == 15 ? static_cast<double>(silu_table_end) : (piece + 0.5) * step;
-            double a[3], y[3];
-            for (int node = 0; node < 3; ++node) {
-                a[node] = 0.5 * (low + high) + 0.5 * (high - low) * std::cos(M_PI * (2 * node + 1) / 6.0);
-                y[node] = -a[node] / (1.0 + std::exp(a[node]));
+        constexpr size_t pieces = 32, whole = 3 * pieces;
+        Aligned<float> table(2 * whole);
+        const auto silu = [](double x) { return x / (1.0 + std::exp(-x)); };
+        const auto put = [&](int piece, double constant, double slope, double curve) {
+            const double larger = 1.0 + 1.0 / (2.0 * M_LN2 * 256.0), terms[3] = {constant, slope, curve};
+            float* to = table.data() + static_cast<size_t>(piece + static_cast<int>(pieces)) % pieces;
+            for (size_t power = 0; power < 3; ++power) {
+                to[power * pieces] = static_cast<float>(terms[power]);
+                to[whole + power * pieces] = static_cast<float>(terms[power] * larger);
             }
-            const double slope01 = (y[1] - y[0]) / (a[1] - a[0]), slope12 = (y[2] - y[1]) / (a[2] - a[1]);
-            const double curve = (slope12 - slope01) / (a[2] - a[0]);  // Newton's divided differences
-            table[piece] = static_cast<float>(y[0] - a[0] * slope01 + a[0] * a[1] * curve);
-            table[16 + piece] = static_cast<float>(slope01 - (a[0] + a[1]) * curve);
-            table[32 + piece] = static_cast<float>(curve);
+        };
+        const double width = static_cast<double>(silu_piece), end = (silu_last_piece - 0.5) * width;
+        put(-silu_last_piece, 0.5 * silu(-end), 0.0, 0.0);
+        put(silu_last_piece, 0.5 * silu(-end), 1.0, 0.0);
+        for (int piece = 1 - silu_last_piece; piece < silu_last_piece; ++piece) {
+            double x[3], y[3];
+            for (int node = 0; node < 3; ++node) {
+                x[node] = width * (piece + 0.5 * std::cos(M_PI * (2 * node + 1) / 6.0));
+                y[node] = silu(x[node]);
+            }
+            const double slope01 = (y[1] - y[0]) / (x[1] - x[0]), slope12 = (y[2] - y[1]) / (x[2] - x[1]);
+            const double curve = (slope12 - slope01) / (x[2] - x[0]);  // Newton's divided differences
+            put(piece, y[0] - x[0] * slope01 + x[0] * x[1] * curve, slope01 - (x[0] + x[1]) * curve, curve);
         }
         return table;
     }

@@ -15,14 +15,15 @@ struct PairDot {
 struct Net {
     template <int V>
     static void layers(const HeadView& head, const Places& at, __m512 (&total)[V]) {
-        const QuickSilu silu(head);
+        const QuickSilu<true> silu(head);
+        const QuickSilu<false> last_silu(head);
         pair_features<V>(head, at);
         for_blocks<Avx512, PairDot, V>(
             head.first, at.start, nullptr, head.width, at.words,
             [&](size_t out, const __m512(&y)[8][V]) { hide_pairs<V>(silu, out, y, at.hidden); });
         for_blocks<Avx512, PairDot, V>(head.second, head.second_bias, nullptr, head.width, at.hidden,
                                        [&](size_t out, const __m512(&y)[8][V]) {
-                                           add_block<Avx512, QuickSilu, V>(head.last + out, silu, y, total);
+                                           add_block<Avx512, QuickSilu<false>, V>(head.last + out, last_silu, y, total);
                                        });
     }
 };

@@ -20,7 +20,7 @@ struct ByteDot {
 struct Net {
     template <int V>
     static void layers(const HeadView& head, const Places& at, __m512 (&total)[V]) {
-        const QuickSilu silu(head);
+        const QuickSilu<false> silu(head);
         __m512 largest[V];
         alignas(64) float unit[V * 16];
         for (size_t v = 0; v < V; ++v) largest[v] = _mm512_setzero_ps();
@@ -30,7 +30,7 @@ struct Net {
         quantise<V>(head.width, at.raw, largest, at.hidden, unit);
         for_blocks<Avx512, ByteDot, V>(head.second, head.second_bias, unit, head.width, at.hidden,
                                        [&](size_t out, const __m512(&y)[8][V]) {
-                                           add_block<Avx512, QuickSilu, V>(head.last + out, silu, y, total);
+                                           add_block<Avx512, QuickSilu<false>, V>(head.last + out, silu, y, total);
                                        });
     }
 };

@@ -19,9 +19,12 @@
 namespace strikeforge {
 
 struct HeadProduct {
-    size_t groups;        // words a contract's inputs take, padded
-    const void* weights;  // packed
-    const float* scale;   // int8: [width], a weight is scale * q; null elsewhere
+    size_t groups;  // words a contract's inputs take, padded
+    // Packed. In three pieces [3], the largest first; but the first layer's, where a piece's words fill half a tile at
+    // most (8 groups), as tiles [3][outputs / 16] with two pieces side by side: large and large, middle and large,
+    // small and middle.
+    const void* weights;
+    const float* scale;  // int8: [width], a weight is scale * q; null elsewhere
 };
 
 struct HeadView {
@@ -32,7 +35,7 @@ struct HeadView {
     const float* second_bias;      // [W]; int8: less what the activations' offset adds
     const float* last;             // [W]
     const float* linear;           // [K]
-    const float* silu_table;       // [3][16]: see silu_table() in head.cpp
+    const float* silu_table;       // [2][3][32]: see silu_table() in head.cpp
     float bias;                    // of the linear term and of the last layer
     float trust, unit;
     float* scratch;  // aligned; what lies where: `places` in tile.hpp
@@ -47,8 +50,9 @@ inline constexpr size_t most_tile_contracts = 48;
 // contract's own largest.
 inline constexpr float silu_offset = 0.2785f;
 
-// Where the table of quick SiLUs ends: beyond, SiLU is max(0, x) but for 5e-4.
-inline constexpr float silu_table_end = 10.0f;
+// Quick SiLUs are parabolas in pieces of this width around whole multiples -14..14 of it; beyond, to 4.3e-4, 0 and x.
+inline constexpr float silu_piece = 0.65f;
+inline constexpr int silu_last_piece = 15;
 
 enum class HeadLayout { blocks, tiles };
 
@@ -58,6 +62,7 @@ struct HeadPlan {
     Precision first, second;  // as multiplied: weights are rounded to the precision asked for in any case
     size_t block;             // outputs of a block
     size_t width_multiple;    // W is padded to a multiple
+    size_t pieces = 1;        // bf16 whose sum is a weight or an input: three hold a float
 };
 
 namespace heads {
@@ -67,6 +72,7 @@ HeadPlan avx2();
 HeadPlan avx512();
 HeadPlan vnni_int8();
 HeadPlan bf16_bf16();
+HeadPlan amx_fp32();
 HeadPlan amx_bf16();
 HeadPlan amx_int8();
 #endif

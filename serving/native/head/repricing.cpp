@@ -11,8 +11,12 @@ namespace {
 constexpr size_t batch = 960;
 }  // namespace
 
-Repricing::Repricing(NativeEngine& engine, const OptionKernels& kernels)
-    : engine_(engine), kernels_(kernels), context_(engine.context_size()), volatility_(batch) {}
+Repricing::Repricing(NativeEngine& engine, const OptionKernels& kernels, Arithmetic arithmetic)
+    : engine_(engine),
+      kernels_(kernels),
+      single_(arithmetic == Arithmetic::single && kernels.value_single != nullptr),
+      context_(engine.context_size()),
+      volatility_(batch) {}
 
 void Repricing::run(const float* x, const ChainView& chain, const RepricedView& out) {
     engine_.evaluate(x, context_.data());
@@ -24,6 +28,13 @@ void Repricing::run_with(const float* context, const ChainView& chain, const Rep
     for (size_t at = 0; at < chain.count; at += batch) {
         const size_t count = std::min(batch, chain.count - at);
         engine_.head(context, chain.contracts + at * features, count, features, out.volatility + at);
+        if (single_) {  // a volatility that is no positive number isn't priced there either
+            kernels_.value_single({chain.forward + at, chain.strike + at, chain.tau + at, out.volatility + at,
+                                   chain.discount + at, chain.right + at},
+                                  count,
+                                  {out.price + at, out.delta + at, out.gamma + at, out.vega + at, out.theta + at});
+            continue;
+        }
         for (size_t i = 0; i < count; ++i) {
             const float found = out.volatility[at + i];
             volatility_[i] = found > 0.0f ? static_cast<double>(found) : std::numeric_limits<double>::quiet_NaN();

@@ -22,10 +22,14 @@ struct RepricedView {
     double *price, *delta, *gamma, *vega, *theta;
 };
 
+enum class Arithmetic { doubles, single };
+
 // Not thread-safe, like its engine. After construction nothing allocates.
 class Repricing {
   public:
-    Repricing(NativeEngine& engine, const OptionKernels& kernels);
+    // `arithmetic` single: where the kernels have it, Black-76 in single precision (single_avx512.cpp states the
+    // error).
+    Repricing(NativeEngine& engine, const OptionKernels& kernels, Arithmetic arithmetic = Arithmetic::doubles);
     // The open step `x` [F] is evaluated, not committed.
     void run(const float* x, const ChainView& chain, const RepricedView& out);
     // The same with the context [D] already known.
@@ -34,6 +38,7 @@ class Repricing {
   private:
     NativeEngine& engine_;
     const OptionKernels& kernels_;
+    bool single_;
     Aligned<float> context_;
     Aligned<double> volatility_;  // of one batch, as Black-76 takes it
 };

@@ -15,18 +15,18 @@ namespace {
 struct Places {
     float* start;     // [W], tiles [W][16]: the first layer's sum before a contract is seen
     float* features;  // [K][T]: contracts side by side
-    float* words;     // [groups][T]: the same as the first layer multiplies them
-    float* hidden;    // [groups][T]: the first layer's activations as the second multiplies them
+    float* words;     // [pieces][groups][T]: the same as the first layer multiplies them
+    float* hidden;    // [pieces][groups][T]: the first layer's activations as the second multiplies them
     float* raw;       // [W][T]: activations before they are rounded; sums of tiles
 };
 
-inline Places places(const HeadView& head) {
+inline Places places(const HeadView& head, size_t pieces = 1) {
     Places at{};
     at.start = head.scratch;
     at.features = at.start + 16 * head.width;
     at.words = at.features + most_tile_contracts * head.features;
-    at.hidden = at.words + most_tile_contracts * head.first.groups;
-    at.raw = at.hidden + most_tile_contracts * head.second.groups;
+    at.hidden = at.words + most_tile_contracts * pieces * head.first.groups;
+    at.raw = at.hidden + most_tile_contracts * pieces * head.second.groups;
     return at;
 }
 

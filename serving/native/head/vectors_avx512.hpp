@@ -114,22 +114,23 @@ struct Silu {
     }
 };
 
-// max(0, x) plus a parabola in |x| from a table of 16 pieces: error below 5e-4, that of rounding 0.2 to bf16.
+// A parabola from a table of 31 pieces: error below 5e-4, that of rounding 0.2 to bf16. `Cut`: larger by what cutting
+// the result down to bf16 will take (head.cpp's silu_table).
+template <bool cut>
 struct QuickSilu {
-    __m512 table[3];
+    __m512 table[3][2];
     explicit QuickSilu(const HeadView& head) {
-        for (int power = 0; power < 3; ++power) table[power] = _mm512_loadu_ps(head.silu_table + 16 * power);
+        for (int i = 0; i < 6; ++i) table[i / 2][i % 2] = _mm512_loadu_ps(head.silu_table + (cut ? 96 : 0) + 16 * i);
     }
     __m512 operator()(__m512 x) const {
-        constexpr int smaller_magnitude = 0b1010;
-        const __m512 size = _mm512_range_ps(x, _mm512_set1_ps(silu_table_end), smaller_magnitude);
-        const __m512 place =
-            _mm512_fmadd_ps(size, _mm512_set1_ps(15.49f / silu_table_end), _mm512_set1_ps(12582912.0f));
-        const __m512i piece = _mm512_castps_si512(place);  // its low four bits
-        __m512 y = _mm512_permutexvar_ps(piece, table[2]);
-        y = _mm512_fmadd_ps(y, size, _mm512_permutexvar_ps(piece, table[1]));
-        y = _mm512_fmadd_ps(y, size, _mm512_permutexvar_ps(piece, table[0]));
-        return _mm512_add_ps(_mm512_max_ps(_mm512_setzero_ps(), x), y);
+        constexpr int smaller_magnitude = 0b0010;  // with x's sign
+        const __m512 end = _mm512_set1_ps((silu_last_piece + 0.49f) * silu_piece);
+        const __m512 bounded = _mm512_range_ps(x, end, smaller_magnitude);
+        const __m512 place = _mm512_fmadd_ps(bounded, _mm512_set1_ps(1.0f / silu_piece), _mm512_set1_ps(12582912.0f));
+        const __m512i piece = _mm512_castps_si512(place);  // its low five bits
+        __m512 y = _mm512_permutex2var_ps(table[2][0], piece, table[2][1]);
+        y = _mm512_fmadd_ps(y, x, _mm512_permutex2var_ps(table[1][0], piece, table[1][1]));
+        return _mm512_fmadd_ps(y, x, _mm512_permutex2var_ps(table[0][0], piece, table[0][1]));
     }
 };
 
@@ -148,15 +149,27 @@ inline __m512 pair(__m512 even, __m512 odd) {
     return _mm512_castsi512_ps(_mm512_mask_blend_epi16(0xaaaaaaaau, low, high));
 }
 
+// Two floats' upper halves, cut down, in one word: `even` in the lower half.
+inline __m512 cut_pair(__m512 even, __m512 odd) {
+    const __m512i upper = _mm512_broadcast_i32x4(_mm_setr_epi8(2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15));
+    constexpr __mmask64 low_halves = 0x3333333333333333;
+    return _mm512_castsi512_ps(
+        _mm512_mask_shuffle_epi8(_mm512_castps_si512(odd), low_halves, _mm512_castps_si512(even), upper));
+}
+
 // Features in pairs, zeros up to the groups there are.
 template <int V>
 inline void pair_features(const HeadView& head, const Places& at) {
     constexpr size_t wide = V * 16;
+    const __m512 zero = _mm512_setzero_ps();
     for (size_t group = 0; group < head.first.groups; ++group) {
         for (size_t v = 0; v < wide; v += 16) {
             const size_t even = 2 * group;
-            const __m512 zero = _mm512_setzero_ps();
-            const __m512 low = even < head.features ? _mm512_loadu_ps(at.features + even * wide + v) : zero;
+            if (even >= head.features) {
+                _mm512_storeu_ps(at.words + group * wide + v, zero);
+                continue;
+            }
+            const __m512 low = _mm512_loadu_ps(at.features + even * wide + v);
             const __m512 high = even + 1 < head.features ? _mm512_loadu_ps(at.features + (even + 1) * wide + v) : zero;
             _mm512_storeu_ps(at.words + group * wide + v, pair(low, high));
         }
@@ -165,17 +178,18 @@ inline void pair_features(const HeadView& head, const Places& at) {
 
 // A block of activations into pairs.
 template <int V>
-inline void hide_pairs(const QuickSilu& silu, size_t out, const __m512 (&y)[8][V], float* hidden) {
+inline void hide_pairs(const QuickSilu<true>& silu, size_t out, const __m512 (&y)[8][V], float* hidden) {
 #pragma GCC unroll 4
     for (size_t r = 0; r < 8; r += 2) {
         for (size_t v = 0; v < V; ++v)
-            _mm512_storeu_ps(hidden + ((out + r) / 2 * V + v) * 16, pair(silu(y[r][v]), silu(y[r + 1][v])));
+            _mm512_storeu_ps(hidden + ((out + r) / 2 * V + v) * 16, cut_pair(silu(y[r][v]), silu(y[r + 1][v])));
     }
 }
 
 // A block of activations as floats, and the largest of each contract so far.
 template <int V>
-inline void hide_floats(const QuickSilu& silu, size_t out, const __m512 (&y)[8][V], float* raw, __m512 (&largest)[V]) {
+inline void hide_floats(const QuickSilu<false>& silu, size_t out, const __m512 (&y)[8][V], float* raw,
+                        __m512 (&largest)[V]) {
 #pragma GCC unroll 8
     for (size_t r = 0; r < 8; ++r) {
         for (size_t v = 0; v < V; ++v) {

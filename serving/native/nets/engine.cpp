@@ -4,7 +4,8 @@
 
 namespace strikeforge {
 
-NativeEngine::NativeEngine(std::vector<Member> members) : members_(std::move(members)) {
+NativeEngine::NativeEngine(std::vector<Member> members, Precision precision)
+    : members_(std::move(members)), precision_(precision) {
     if (members_.empty()) throw EngineProblem("a bundle has at least one member");
     for (const Member& member : members_) {
         if (member.encoder->step_features() != step_features() || member.encoder->window_steps() != window_steps() ||

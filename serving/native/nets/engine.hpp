@@ -16,7 +16,7 @@ struct Member {
 
 class NativeEngine {
   public:
-    explicit NativeEngine(std::vector<Member> members);  // at least one; all with the same F, K, T
+    NativeEngine(std::vector<Member> members, Precision precision);  // at least one; all with the same F, K, T
     NativeEngine(const NativeEngine&) = delete;
     NativeEngine& operator=(const NativeEngine&) = delete;
     void reset();
@@ -27,10 +27,12 @@ class NativeEngine {
     size_t window_steps() const { return members_.front().encoder->window_steps(); }
     size_t contract_features() const { return members_.front().head->contract_features(); }
     size_t context_size() const { return context_size_; }
+    Precision precision() const { return precision_; }  // its members' weights'
 
   private:
     std::vector<Member> members_;
     size_t context_size_ = 0;
+    Precision precision_;
 };
 
 }  // namespace strikeforge

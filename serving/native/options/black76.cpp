@@ -17,10 +17,11 @@ void fill(Isa isa, OptionKernels& table) {
             break;
         case Isa::avx512:
             tables::avx512(table);
+            tables::single_avx512(table);
             break;
 #endif
         default:
-            break;  // nothing in later sets is of use in double precision
+            break;  // nothing in later sets is of use here
     }
 }
 

@@ -1,4 +1,5 @@
-// Black-76 in double precision: prices, Greeks, implied volatilities of arrays of options.
+// Black-76: prices, Greeks, implied volatilities of arrays of options, in double precision; prices and four Greeks also
+// with single-precision arithmetic, for volatilities that are no better.
 #pragma once
 
 #include <cstddef>
@@ -28,11 +29,24 @@ struct Prices {
     Column price, forward, strike, tau, discount, right;
 };
 
+// For volatilities in single precision: each array [n], outputs [n] too; no array overlaps another.
+struct SingleOptions {
+    const double *forward, *strike, *tau;
+    const float* volatility;
+    const double *discount, *right;
+};
+
+struct SingleGreeks {
+    double *price, *delta, *gamma, *vega, *theta;
+};
+
 // An output may be an input's own array; otherwise arrays don't overlap.
 struct OptionKernels {
     void (*value)(const Options& options, size_t n, const Greeks& out);
     // volatility [n]: NaN where status [n] (VolatilityStatus of serving/black76.py) isn't 0.
     void (*implied)(const Prices& prices, size_t n, double* volatility, signed char* status);
+    // As `value`, its arithmetic in single precision (single_avx512.cpp says with which error); null below AVX-512.
+    void (*value_single)(const SingleOptions& options, size_t n, const SingleGreeks& out);
 };
 
 // The table of a level; the level must be supported.
@@ -44,6 +58,7 @@ void portable(OptionKernels& table);
 #if defined(STRIKEFORGE_X86)
 void avx2(OptionKernels& table);
 void avx512(OptionKernels& table);
+void single_avx512(OptionKernels& table);
 #endif
 }  // namespace tables
 

@@ -8,7 +8,7 @@
 namespace strikeforge::tables {
 
 void avx512(OptionKernels& table) {
-    table = {::value, ::implied};
+    table = {::value, ::implied, nullptr};
 }
 
 }  // namespace strikeforge::tables

@@ -6,7 +6,7 @@
 namespace strikeforge::tables {
 
 void portable(OptionKernels& table) {
-    table = {::value, ::implied};
+    table = {::value, ::implied, nullptr};
 }
 
 }  // namespace strikeforge::tables

@@ -5,6 +5,8 @@
 namespace strikeforge::coefficients {
 
 constexpr double mills_centre = 5.0;
+constexpr float single_mills_centre = 4.0f;
+constexpr float single_mills_farthest = 12.0f;
 constexpr double ln2_high = 0x1.62e42fefa3000p-1;
 constexpr double ln2_low = 0x1.3de6af278ece6p-42;
 constexpr double inverse_ln2 = 0x1.71547652b82fep+0;
@@ -59,6 +61,34 @@ constexpr double exp[11] = {
     0x1.27e4db67b4303p-22,
     0x1.af4ddd84882fep-26,
     0x1.1f72fc730b4ffp-29,
+};
+
+constexpr float single_mills[10] = {
+    0x1.e4aa020000000p+0f,
+    -0x1.8615da0000000p+0f,
+    0x1.f0d9520000000p-1f,
+    -0x1.dec2aa0000000p-2f,
+    0x1.3619ee0000000p-3f,
+    -0x1.35a85e0000000p-6f,
+    -0x1.2265340000000p-7f,
+    0x1.05a6aa0000000p-8f,
+    0x1.35bb9c0000000p-11f,
+    -0x1.172dfc0000000p-12f,
+};
+
+constexpr float single_atanh[3] = {
+    0x1.5555660000000p-1f,
+    0x1.9962980000000p-2f,
+    0x1.32bed20000000p-2f,
+};
+
+constexpr float single_exp2[6] = {
+    0x1.62e4300000000p-1f,
+    0x1.ebfbe00000000p-3f,
+    0x1.c6af6c0000000p-5f,
+    0x1.3b2a540000000p-7f,
+    0x1.5f08900000000p-10f,
+    0x1.44138a0000000p-13f,
 };
 
 }  // namespace strikeforge::coefficients

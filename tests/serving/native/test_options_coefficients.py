@@ -43,3 +43,22 @@ def test_fits_are_closer_than_a_quarter_of_a_unit_in_the_last_place() -> None:
             assert abs(1 + r + r * r * mpmath.polyval(tables["exp"][::-1], r) - mpmath.exp(r)) <= quarter * mpmath.exp(
                 r
             )
+
+
+def test_single_precision_fits_are_closer_than_half_a_rounding() -> None:
+    """With the coefficients as rounded, each of which may add as much again."""
+    module = script()
+    with mpmath.workdps(40):
+        mills, atanh, exp2 = (module.single_tables()[f"single_{name}"][::-1] for name in ("mills", "atanh", "exp2"))
+        half = mpmath.mpf(2) ** -25
+        for place in range(201):
+            share = mpmath.mpf(place) / 200
+            z = module.SINGLE_FARTHEST * share
+            t = (z - module.SINGLE_CENTRE) / (z + module.SINGLE_CENTRE)
+            sizes = sum(abs(number) * abs(t) ** power for power, number in enumerate(mills[::-1]))
+            error = mpmath.polyval(mills, t) - (z + module.SINGLE_CENTRE) * module.mills(z)
+            assert abs(error) <= half * ((z + module.SINGLE_CENTRE) * module.mills(z) + sizes)
+            f = share / 5
+            assert abs(2 * f + f**3 * mpmath.polyval(atanh, f * f) - 2 * mpmath.atanh(f)) <= half * 2 * f
+            r = share - mpmath.mpf(1) / 2
+            assert abs(1 + r * mpmath.polyval(exp2, r) - mpmath.power(2, r)) <= 2 * half * mpmath.power(2, r)
