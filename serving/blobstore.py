@@ -2,7 +2,7 @@
 
 Data in and out: bytes, or files streamed with their sha256. Keys are relative POSIX paths, checked before
 use. Back ends: a folder (serving/folder_store.py), S3, GCS and Azure (serving/stores/), all held to one contract
-(tests/contract/test_blobstore.py, under faults tests/contract/test_blobstore_faults.py).
+(tests/contract/test_blobstore*.py, under faults test_blobstore_faults.py).
 Invariants: a reader sees a whole blob or none, also after `kill -9`; of any number of `put_if_absent` on one
 key exactly one returns True, decided by the store itself (`os.link`, a conditional write), and of any number of
 `put_if_match` with one etag exactly one wins. What returned is durable. Reading never writes, so read-only access

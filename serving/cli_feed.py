@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ipaddress
 import signal
 import sys
 import threading
@@ -80,7 +81,7 @@ def open_feed(config: HostConfig, heartbeat_ns: int | None = None) -> Feed:
 
 def _tape(config: HostConfig, heartbeat_ns: int | None) -> Tape:
     feed = config.feed
-    step_ns = heartbeat_ns or feed.heartbeat_ns
+    step_ns = feed.heartbeat_ns if heartbeat_ns is None else heartbeat_ns
     if step_ns is None:
         raise ConfigError(["[feed] heartbeat_ns: missing: a replay needs the market step, here or as --heartbeat-ns"])
     return read_tape(feed.layout or "", feed.files, Heartbeats(step_ns))
@@ -107,7 +108,14 @@ def _publish(config: HostConfig, arguments: argparse.Namespace) -> FeedSummary:
 
 def _line(text: str) -> Line:
     address, _, interface = text.partition("@")
-    return Line(*_address("--publish", address), interface)
+    group, port = _address("--publish", address)
+    try:
+        multicast = ipaddress.IPv4Address(group).is_multicast
+    except ValueError:
+        multicast = False
+    if not multicast:
+        raise ConfigError([f"--publish: {group!r} is no multicast address of IPv4 (224.0.0.0 to 239.255.255.255)"])
+    return Line(group, port, interface)
 
 
 def _address(option: str, text: str) -> tuple[str, int]:

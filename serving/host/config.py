@@ -108,6 +108,7 @@ def _feed(top: Table) -> FeedConfig:
     heartbeat_ns = table.whole("heartbeat_ns", None, least=1, most=10**15)
     core = table.whole("core", None, least=0, most=4095)
     silence_s = table.number("silence_s", None if kind == "replay" else LIVE_SILENCE_S, above=0.0)
+    lag_s = table.number("lag_s", None, above=0.0)
     network = kind in ("multicast", "packet")
     layout = recovery = interface = None
     files: tuple[Path, ...] = ()
@@ -122,6 +123,8 @@ def _feed(top: Table) -> FeedConfig:
         interface = table.text("interface", REQUIRED if kind == "packet" else None)
     else:
         table.refuse(("lines", "interface"), f"[feed] kind {kind!r} listens to no lines")
+    if kind == "replay":
+        table.refuse(("lag_s",), "a replay's times are old")
     if network:
         recovery = _address(table, "recovery", table.text("recovery", None))
     else:
@@ -129,7 +132,7 @@ def _feed(top: Table) -> FeedConfig:
     if kind == "external":
         table.refuse(("layout", "core"), "an external feed is started and set up elsewhere")
     table.finish()
-    return FeedConfig(kind, layout, files, pace, lines, recovery, interface, heartbeat_ns, core, silence_s)
+    return FeedConfig(kind, layout, files, pace, lines, recovery, interface, heartbeat_ns, core, silence_s, lag_s)
 
 
 def _pace(table: Table) -> Pace:

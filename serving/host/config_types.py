@@ -69,6 +69,7 @@ class FeedConfig:
     heartbeat_ns: int | None = None
     core: int | None = None
     silence_s: float | None = None  # without a record for so long, all that works is cancelled; None: never (replay)
+    lag_s: float | None = None  # event time further behind the wall clock kills; None: never
 
     @property
     def lossless(self) -> bool:

@@ -97,7 +97,7 @@ class Supervisor:
                 silent = True  # event time stands still, so nothing that the loop itself decides would cancel them
                 self._log.say("the feed is silent: all working orders are cancelled", {"silence_s": silence_s})
                 self._loop.ask(ControlCode.CANCEL_ALL)
-            self._halt_in_the_future()
+            self._halt_off_the_clock()
             if self._expires is not None and not expired and datetime.now(UTC) >= self._expires:
                 expired = True
                 self._log.say("the model's release has expired: every new order is refused from now on")
@@ -124,14 +124,25 @@ class Supervisor:
         self._raise_failure()
         return ended or Ended(self._stopped_by or "a signal asked for it")
 
-    def _halt_in_the_future(self) -> None:
-        """Event time never goes back. Where one record took it far ahead of the wall clock it stands there: steps don't
-        close, the book never grows old. Nothing may be decided by it; a resume doesn't help, a restart does."""
-        ahead_ns = int(self._loop.board.number("event_ns")) - time.time_ns()
-        if ahead_ns > FUTURE_NS and self._seen[0] != HALTED:
+    def _halt_off_the_clock(self) -> None:
+        """Event time against the wall clock's; a resume doesn't help while it stays off.
+
+        It never goes back. Where one record took it far ahead it stands there: steps don't close, the book never grows
+        old. Far behind (`lag_s`, only where asked for: a replay's and a late start's times are old) a line is late as a
+        whole, or the ring is: what the gate compares with event time looks fresh.
+        """
+        event_ns, lag_s = int(self._loop.board.number("event_ns")), self._config.feed.lag_s
+        if self._seen[0] == HALTED or event_ns <= 0:  # 0: there was no event yet
+            return
+        ahead_ns = event_ns - time.time_ns()
+        if ahead_ns > FUTURE_NS:
             told = {"event_ahead_s": ahead_ns // 1_000_000_000, "remedy": "mend what writes the tick ring, start again"}
             self._log.say("event time is in the future, and stands: killed", told)
-            self._loop.ask(ControlCode.KILL)
+        elif lag_s is not None and -ahead_ns > lag_s * 1e9:
+            self._log.say("event time is too far behind: killed", {"event_behind_s": -ahead_ns / 1e9, "lag_s": lag_s})
+        else:
+            return
+        self._loop.ask(ControlCode.KILL)
 
     def stop(self, why: str) -> None:
         """Ask the loop to end; everything that works is cancelled."""

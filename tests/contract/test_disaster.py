@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_workflows import MODEL, VENV, Site, checkout, run, site, succeeded
+from tests.contract.workflow_site import MODEL, VENV, Site, checkout, run, site, succeeded
 from tests.tiny_registry import tracking_uri
 
 __all__ = ["checkout", "site"]  # fixtures

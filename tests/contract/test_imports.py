@@ -15,10 +15,10 @@ import pytest
 
 import serving
 from tests import forged
+from tests.serving.market_files import write_market
 from tests.serving.test_cli import MODEL, demo_store
 from tests.serving.test_pricing import small_market
 from tests.serving.test_pull_cli import sealed_demo
-from tests.serving.test_tables import write_market
 
 HEAVY = (
     "torch", "mlflow", "hydra", "omegaconf", "pandas", "polars", "pytorch_lightning", "lightning", "pydantic", "scipy",

@@ -18,7 +18,7 @@ from serving.errors import StoreError, TrustError
 from serving.folder_store import FolderStore
 from serving.installed import Place, open_installed
 from serving.pull import pull_unsigned
-from tests.contract.test_packs_to_host import (
+from tests.contract.packed_release import (
     MODEL,
     TRT,
     Released,

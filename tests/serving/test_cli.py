@@ -24,9 +24,9 @@ from serving.features import CONTRACT_FEATURES
 from serving.folder_store import FolderStore
 from serving.ledger import Ledger
 from serving.tables import CHAIN_COLUMNS, Market
-from tests.contract.test_engines import small_bundle
+from tests.serving.market_files import edited, write_market
 from tests.serving.test_pricing import priced_by, small_market
-from tests.serving.test_tables import edited, write_market
+from tests.small_nets import small_bundle
 from tests.tiny_bundle import npz_bytes
 
 MODEL = "small"

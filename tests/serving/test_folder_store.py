@@ -1,4 +1,4 @@
-"""What a store in a folder promises beyond the contract of all stores (tests/contract/test_blobstore.py)."""
+"""What a store in a folder promises beyond the contract of all stores (tests/contract/test_blobstore*.py)."""
 
 from __future__ import annotations
 

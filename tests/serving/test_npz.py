@@ -1,4 +1,4 @@
-"""What a hostile npz can cost: no more memory than its size allows (other refusals: tests/contract/test_bundle.py)."""
+"""What a hostile npz can cost: no memory beyond its size (other refusals: tests/contract/test_bundle_arrays.py)."""
 
 from __future__ import annotations
 

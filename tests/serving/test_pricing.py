@@ -31,7 +31,7 @@ from serving.pricing import (
 )
 from serving.surface import Quotes, build_surface, tau_years
 from serving.tables import Market
-from tests.contract.test_engines import SPEC, T, reference_context, reference_head, small_bundle, weights_of
+from tests.small_nets import SPEC, T, reference_context, reference_head, small_bundle, weights_of
 
 START = np.datetime64("2018-03-01T20:45", "ns")
 DAY = np.timedelta64(1, "D")

@@ -28,8 +28,8 @@ from serving.surface_grid import CELLS, MOVE_FEATURES, NOTHING, carried, fill, g
 from serving.surface_host import UNUSUAL, Inspected, inspect_chain, surface_input
 from serving.surface_reference import STATISTICS, Evidence, Reference
 from serving.surface_score import Score, SurfaceAnswer, SurfaceInput, score, statistics
-from tests.contract.test_engines import small_bundle
 from tests.serving.test_surface import EXPIRIES, SPOT, STRIKES, TS, chain, expiry_of, skewed
+from tests.small_nets import small_bundle
 from tests.tiny_bundle import HASH
 
 DAY = np.timedelta64(1, "D")

@@ -21,8 +21,8 @@ from serving.engines.trt_buffers import EngineTensor, chunks, plan_buffers
 from serving.engines.trt_driver import Driver, Gpu, probe_driver
 from serving.errors import EngineError
 from serving.manifest import MemberFile, TensorSpec
-from tests.contract.test_engines import F, K, small_bundle
 from tests.serving.trt_memory import MemoryDevice, OrtProgram, programs_of
+from tests.small_nets import F, K, small_bundle
 from tests.tiny_bundle import tiny_bundle
 
 ADA = Driver((Gpu("a GPU", 89),), None)

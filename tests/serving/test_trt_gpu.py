@@ -19,7 +19,7 @@ from serving.engine import golden_parity, open_engine
 from serving.engines import ort, trt
 from serving.engines.trt_builder import FULL, MODULES, RTX
 from serving.engines.trt_driver import probe_driver
-from tests.contract.test_engines import F, K, T, small_bundle
+from tests.small_nets import F, K, T, small_bundle
 
 pytestmark = pytest.mark.gpu
 

@@ -17,8 +17,8 @@ from pipelines.metrics import diebold_mariano, scores
 from serving.errors import ConfigError
 from serving.features import Scaler
 from serving.last_seen import AnchorTarget
-from tests.contract.test_engines import SPEC, F, K
 from tests.pipelines.gates.world import DATES, NOISE, World, answered, ask, details_of
+from tests.small_nets import SPEC, F, K
 
 
 @pytest.fixture(params=["small", "surface_vae"])

@@ -18,8 +18,8 @@ from serving.canonical import canonical_json, sha256_hex
 from serving.engine import open_engine
 from serving.errors import DataError, StoreError
 from serving.folder_store import FolderStore
-from tests.contract.test_engines import SPEC, F, K, T, reference_context, reference_head, weights_of
 from tests.pipelines.gates.world import World, answered, pricing_questions, surface_questions
+from tests.small_nets import SPEC, F, K, T, reference_context, reference_head, weights_of
 from tests.tiny_bundle import npz_bytes
 
 

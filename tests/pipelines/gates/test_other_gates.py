@@ -15,8 +15,8 @@ from serving.bundle import store_bundle
 from serving.features import Scaler
 from serving.last_seen import AnchorTarget
 from serving.surface_grid import grid_spec
-from tests.contract.test_engines import SPEC, F, small_bundle
 from tests.pipelines.gates.world import LINEAGE, World, ask
+from tests.small_nets import SPEC, F, small_bundle
 from tests.tiny_surface import REGIMES
 
 # Size.

@@ -2,7 +2,7 @@
 
 `World` is a store and a ledger of one model. The market of an exam is what one chosen net answers, plus noise: a
 version of that net errs by the noise alone, another by what it differs from it. The pricing net is that of
-tests/contract/test_engines.py, the surface net that of tests/tiny_surface.py.
+tests/small_nets.py, the surface net that of tests/tiny_surface.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from serving.folder_store import FolderStore
 from serving.ledger import Ledger, State
 from serving.manifest import Member, MemberFile
 from serving.surface_grid import fill, grid_spec
-from tests.contract.test_engines import SPEC, F, K, T, member_files, reference_context, reference_head, weights_of
+from tests.small_nets import SPEC, F, K, T, member_files, reference_context, reference_head, weights_of
 from tests.tiny_bundle import npz_bytes
 from tests.tiny_surface import surface_bundle
 

@@ -142,6 +142,8 @@ def test_a_published_replay_reaches_another_hosts_ring(tmp_path: Path) -> None:
         (REPLAY.format(pace='"full"').replace("heartbeat_ns = 1000", ""), [], "a replay needs the market step"),
         (REPLAY.format(pace='"full"'), ["--serve-recovery=127.0.0.1:1"], "needs --publish"),
         (REPLAY.format(pace='"full"'), ["--publish=239.1.1.1"], "found '239.1.1.1', expected an address and a port"),
+        (REPLAY.format(pace='"full"'), ["--publish=10.0.0.1:3"], "'10.0.0.1' is no multicast address of IPv4"),
+        (REPLAY.format(pace='"full"'), ["--publish=lines:3"], "'lines' is no multicast address of IPv4"),
         ('kind = "multicast"\nlines = ["239.1.1.1:3000"]\ninterface = "a,b"', [], "names 2 interfaces for 1 lines"),
     ],
 )

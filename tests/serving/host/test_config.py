@@ -160,8 +160,11 @@ def test_a_live_feed_that_dies_is_noticed_unless_said_otherwise(tmp_path: Path, 
     assert read(tmp_path, values).feed.silence_s is None  # a replay may wait for hours of no trading
     values["feed"] = {"kind": kind} | ({"lines": ["239.1.1.1:30001"]} if kind == "multicast" else {})
     assert read(tmp_path, values).feed.silence_s == 5.0
-    values["feed"]["silence_s"] = 60.0
-    assert read(tmp_path, values).feed.silence_s == 60.0
+    assert read(tmp_path, values).feed.lag_s is None
+    values["feed"] |= {"silence_s": 60.0, "lag_s": 2.5}
+    assert (read(tmp_path, values).feed.silence_s, read(tmp_path, values).feed.lag_s) == (60.0, 2.5)
+    values["feed"] = example()["feed"] | {"lag_s": 2.5}
+    assert any("[feed] lag_s" in one for one in problems(tmp_path, values))
 
 
 def test_real_time_priority_needs_a_core(tmp_path: Path) -> None:

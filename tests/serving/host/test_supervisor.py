@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,11 +70,15 @@ class StandIn:
 
 
 @contextmanager
-def watched(tmp_path: Path, loop: StandIn, feed: Any, written: int) -> Iterator[list[Ended]]:
+def watched(
+    tmp_path: Path, loop: StandIn, feed: Any, written: int, *, lag_s: float | None = None
+) -> Iterator[list[Ended]]:
     """A supervisor that watches in a thread; what it found is there afterwards."""
     found: list[Ended] = []
+    config = read_config(EXAMPLE)
+    config = replace(config, feed=replace(config.feed, lag_s=lag_s))
     with HostLog(tmp_path / "log") as log:
-        supervisor = Supervisor(read_config(EXAMPLE), loop, log, None)  # type: ignore[arg-type]
+        supervisor = Supervisor(config, loop, log, None)  # type: ignore[arg-type]
         supervisor.start()
         ticks: Any = SimpleNamespace(behind=written)
         watching = threading.Thread(target=lambda: found.append(supervisor.watch(feed, ticks)))
@@ -170,6 +174,22 @@ def test_event_time_far_in_the_future_kills(tmp_path: Path, ahead_s: float, kill
         loop.stopped.set()
     assert loop.asked == [ControlCode.KILL] * killed
     assert ("event time is in the future" in (tmp_path / "log").read_text()) == killed
+
+
+@pytest.mark.parametrize(
+    ("lag_s", "ahead_s", "killed"),
+    [(600.0, -1, False), (600.0, -700, True), (None, -700, False), (600.0, 1, False), (600.0, None, False)],
+)
+def test_event_time_far_behind_kills_where_asked_for(
+    tmp_path: Path, lag_s: float | None, ahead_s: float | None, killed: bool
+) -> None:
+    loop = StandIn()
+    loop.numbers["event_ns"] = 0 if ahead_s is None else time.time_ns() + ahead_s * 1e9
+    with watched(tmp_path, loop, feed_that_ended(None), 0, lag_s=lag_s):
+        after_looks(loop, 3)
+        loop.stopped.set()
+    assert loop.asked == [ControlCode.KILL] * killed
+    assert ("too far behind" in (tmp_path / "log").read_text()) == killed
 
 
 def test_a_signal_stops_it_from_outside(tmp_path: Path) -> None:
