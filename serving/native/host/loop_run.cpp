@@ -106,8 +106,8 @@ RunEnd Loop::run(RingReader& ticks, const RunSettings& run) {
     return end;
 }
 
-// Processors put wide multipliers to rest some microseconds after their last product, and run them slowly at first when
-// they are woken (Intel's optimization manual, "AVX-512 power"): the first tick after a pause would pay for it.
+// Wide multipliers go to rest some microseconds after their last product and run slowly at first when they are woken
+// (measured: docs/LOG.md, "Tails of the hot loop"): the first tick after a pause would pay for it.
 void Loop::stay_awake() {
     dense_.dot(awake_.data(), awake_.data(), lanes);
 }
