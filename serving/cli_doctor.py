@@ -59,6 +59,8 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Look, change what was asked for, and look again where something was changed."""
+    if not arguments.root.is_dir():
+        raise HostError(f"--root {arguments.root}: there is no such folder; name one that holds a host's proc and sys")
     tree = Tree(arguments.root)
     process = arguments.process or "self"
     if arguments.process and not tree.has(f"proc/{process}/status"):

@@ -82,8 +82,10 @@ def test_strict_is_for_scripts(tmp_path: Path) -> None:
 
 
 def test_nothing_is_there_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor("--root", str(tmp_path / "nothing"), "--strict") == 0
+    assert doctor("--root", str(tmp_path), "--strict") == 0
     assert f"{len(CHECKS)} unknown" in capsys.readouterr().out
+    assert doctor("--root", str(tmp_path / "nothing")) == 14
+    assert f"--root {tmp_path / 'nothing'}: there is no such folder" in capsys.readouterr().err
 
 
 def test_a_container_doesn_t_stop_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
