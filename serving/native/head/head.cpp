@@ -23,6 +23,7 @@ HeadPlan plan_for(Isa isa, Precision precision) {
     if (precision == Precision::bf16 && isa >= Isa::amx) return heads::amx_bf16();
     if (precision == Precision::int8 && isa >= Isa::amx) return heads::amx_int8();
     if (precision == Precision::bf16 && isa >= Isa::bf16) return heads::bf16_bf16();
+    if (precision == Precision::int8 && isa >= Isa::bf16) return heads::bf16_int8();
     if (precision == Precision::int8 && isa >= Isa::vnni) return heads::vnni_int8();
     if (isa >= Isa::avx512) return heads::avx512();
     if (isa >= Isa::avx2) return heads::avx2();

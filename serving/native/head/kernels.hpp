@@ -72,6 +72,7 @@ HeadPlan avx2();
 HeadPlan avx512();
 HeadPlan vnni_int8();
 HeadPlan bf16_bf16();
+HeadPlan bf16_int8();
 HeadPlan amx_fp32();
 HeadPlan amx_bf16();
 HeadPlan amx_int8();

@@ -139,6 +139,10 @@ struct FloatDot {
     static Sum begin(float start) { return _mm512_set1_ps(start); }
     static Sum add(Sum sum, __m512 x, __m512 weight) { return _mm512_fmadd_ps(x, weight, sum); }
     static __m512 end(Sum sum, const float*, const float*, size_t, const float*) { return sum; }
+    template <int V>
+    static const float* inputs(const HeadView&, const Places& at) {
+        return at.features;
+    }
 };
 
 // Two floats' upper halves, rounded, in one word: `even` in the lower half.
