@@ -207,7 +207,6 @@ def ended_by(how: signal.Signals, words: list[str], work: Path) -> int:
     with (work / "said").open("w") as said:
         process = subprocess.Popen(
             words, cwd=REPOSITORY, stderr=said, stdout=subprocess.DEVNULL,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's is to ignore it
         )  # fmt: skip
         try:
             until(lambda: fits(work) > 0 or process.poll() is not None, "a first cell")
