@@ -129,8 +129,8 @@ NONE_IS_FINE := $(if $(ARGS),|| test $$$$? = 5)
 COVERAGE := $(if $(ARGS),,--cov --cov-report=term:skip-covered --cov-fail-under=90)
 
 test: $(READY) data/underlying.csv servers  ## the whole suite (all but gpu) [ARGS=]
-	python -m pytest -m "not gpu and not slow and not cloud" -n 2 $(COVERAGE) $(ARGS) $(NONE_IS_FINE)
-	python -m pytest -m "not gpu and (slow or cloud)" -n 2 $(ARGS) $(NONE_IS_FINE)
+	python -m pytest -m "not gpu and not slow" -n 2 $(COVERAGE) $(ARGS) $(NONE_IS_FINE)
+	python -m pytest -m "not gpu and slow" -n 2 $(ARGS) $(NONE_IS_FINE)
 
 test-fast: $(READY)  ## what takes seconds
 	python -m pytest -m "not gpu and not slow and not cloud and not real_data" -n 2 -q $(ARGS)
