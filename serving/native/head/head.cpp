@@ -55,7 +55,8 @@ struct PackedProduct {
     PackedProduct(const Rows& from, size_t width, const HeadPlan& plan, Precision as, Precision asked, Part part)
         : scale(width), row_sums(width) {
         const size_t group = in_word(as);
-        groups = (padded(from.columns, group)) / group;
+        // Of the hidden layer also the padding's: kernels write activations for all of `width`.
+        groups = padded(part == Part::hidden ? width : from.columns, group) / group;
         // 8 words of two pieces side by side are a tile too: see HeadProduct.
         const bool halves = plan.pieces == 3 && part == Part::features && groups <= 8;
         if (plan.layout == HeadLayout::tiles) groups = padded(groups, halves ? 8 : 16);
@@ -64,7 +65,7 @@ struct PackedProduct {
         for (size_t row = 0; row < from.rows; ++row) {
             float largest = 0.0f;
             for (size_t k = 0; k < from.columns; ++k) largest = std::fmax(largest, std::fabs(from.at(row, k)));
-            scale[row] = largest > 0.0f ? largest / 127.0f : 1.0f;
+            scale[row] = largest > smallest_scaled ? largest / 127.0f : 1.0f;
             for (size_t k = 0; k < from.columns; ++k) {
                 const float weight = from.at(row, k);
                 const float whole = std::nearbyint(weight / scale[row]);

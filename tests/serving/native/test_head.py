@@ -213,7 +213,7 @@ def test_the_volatility_stays_within_a_factor_e_of_the_prior(sign: float, precis
 @every_isa
 @every_precision
 @settings(deadline=None, max_examples=15)
-@given(data=st.data(), count=st.integers(0, 130), sizes=st.sampled_from([PRODUCTION, ODD]))
+@given(data=st.data(), count=st.integers(0, 130), sizes=st.sampled_from(SIZES))
 def test_a_contract_is_alone(isa: str, precision: str, data: st.DataObject, count: int, sizes: Sizes) -> None:
     """Order, neighbours and number of contracts don't change a bit of any answer; memory beyond isn't touched."""
     context, contracts = some_contracts(sizes, 130)
