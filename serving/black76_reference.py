@@ -16,6 +16,9 @@ from serving.normal import cdf, density
 
 Array = npt.NDArray[np.float64]
 
+# What rounding F - K and products with D may leave between a bound and a price on it, in units of the price, and more.
+BOUND_ROUNDING = 2.0**-51
+
 
 @dataclass(frozen=True)
 class Valuation:
@@ -133,11 +136,12 @@ def implied_volatility(
     with np.errstate(all="ignore"):
         fine = _positive(f) & _positive(k) & _positive(t) & _positive(df) & np.isfinite(p) & (np.abs(w) == 1)
         status[~fine] = VolatilityStatus.BAD_INPUT
-        scale = np.sqrt(f * k)
-        target = (p / df - np.maximum(w * (f - k), 0.0)) / scale
+        time_value = p / df - np.maximum(w * (f - k), 0.0)
+        target = time_value / np.sqrt(f * k)
         x = -np.abs(np.log(f / k))
-        status[fine & ~(target > 0)] = VolatilityStatus.BELOW_INTRINSIC
-        status[fine & (target >= np.exp(0.5 * x))] = VolatilityStatus.ABOVE_MAXIMUM
+        room = BOUND_ROUNDING * (p / df)
+        status[fine & (np.minimum(f, k) - time_value <= room)] = VolatilityStatus.ABOVE_MAXIMUM
+        status[fine & ~((time_value > room) & (target > 0))] = VolatilityStatus.BELOW_INTRINSIC
     todo = np.flatnonzero(status == VolatilityStatus.OK)
     if todo.size:
         deviation, solved = _solve(x[todo], target[todo])

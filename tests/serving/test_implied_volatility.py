@@ -93,6 +93,22 @@ def test_statuses_say_why() -> None:
     assert np.array_equal(np.isnan(found), status != VolatilityStatus.OK)
 
 
+def test_a_price_on_a_bound_has_no_volatility() -> None:
+    """However the bound's own product was rounded: that a rounding lies within it is no time value."""
+    rng = np.random.default_rng(3)
+    f, d, w = rng.uniform(10.0, 5000.0, 20_000), rng.uniform(0.6, 1.1, 20_000), rng.choice([-1.0, 1.0], 20_000)
+    k = f * np.exp(rng.normal(0.0, 0.4, len(f)))
+    for tau in (1e-6, 0.1, 5.0):
+        floor, ceiling = d * np.maximum(w * (f - k), 0.0), d * np.where(w > 0, f, k)
+        for prices in (floor, np.nextafter(floor, -1.0)):
+            assert (implied_volatility(prices, f, k, tau, d, w)[1] == VolatilityStatus.BELOW_INTRINSIC).all()
+        for prices in (ceiling, np.nextafter(ceiling, np.inf)):
+            assert (implied_volatility(prices, f, k, tau, d, w)[1] == VolatilityStatus.ABOVE_MAXIMUM).all()
+        clear = 64 * EPSILON * np.maximum(f, k)
+        for prices in (floor + clear, ceiling - clear):
+            assert (implied_volatility(prices, f, k, tau, d, w)[1] == VolatilityStatus.OK).all()
+
+
 @pytest.mark.parametrize(
     ("place", "bad"),
     [(0, np.inf), (0, np.nan)]

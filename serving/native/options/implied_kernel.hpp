@@ -96,6 +96,10 @@ inline Vector time_value(Vector p, Vector discount, Vector a, Vector b) {
     return (((p - money) - money_error) - discount * its_error) / discount;
 }
 
+// More than rounding F - K and a product with D leaves between a bound and a price on it, in units of the price.
+constexpr double bound_rounding = 0x1.8p-52;
+constexpr double smallest_normal = 0x1p-1022;
+
 constexpr double ok = 0.0, below_intrinsic = 1.0, above_maximum = 2.0, bad_input = 3.0;
 
 // `width` prices from `place` on.
@@ -108,9 +112,11 @@ inline void implied_block(const Prices& prices, size_t place, double* volatility
 
     const Vector a = smaller(f, k), b = larger(f, k);
     const Mask in_money = less(zero, w * (f - k));
-    const Vector rough = p / discount - choose(in_money, b - a, zero);  // of the pair's out-of-the-money option
-    const Vector c = choose(in_money, time_value(p, discount, a, b), rough);
-    const Mask positive = less(zero, rough) & less(zero, c), short_of_maximum = less(rough, a) & less(c, a);
+    const Vector worth = p / discount, rough = worth - choose(in_money, b - a, zero);
+    const Vector c = choose(in_money, time_value(p, discount, a, b), rough);  // of the pair's out-of-the-money option
+    const Vector room = set(bound_rounding) * worth;
+    const Mask positive = less(zero, rough) & less(room, c) & at_most(set(smallest_normal), c / a);
+    const Mask short_of_maximum = less(rough, a) & less(room, a - c);
     const Mask todo = good & positive & short_of_maximum;
 
     const Vector q = choose(todo, c / a, set(0.5));
