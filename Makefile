@@ -125,7 +125,7 @@ repro: $(READY) data/underlying.csv  ## install, pull the sample market, retrain
 # Python 3.11 traces lines at the cost of a third of a test's time, so only the first half is traced: it reaches what is
 # asked alone. With ARGS (tests to run) nothing is traced, and none of them need be slow.
 # pytest ends with 5 where it was given no test.
-NONE_IS_FINE := $(if $(ARGS),|| test $$$$? = 5)
+NONE_IS_FINE := $(if $(ARGS),|| test $$? = 5)
 COVERAGE := $(if $(ARGS),,--cov --cov-report=term:skip-covered --cov-fail-under=90)
 
 test: $(READY) data/underlying.csv servers  ## the whole suite (all but gpu) [ARGS=]
