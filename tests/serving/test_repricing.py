@@ -237,10 +237,12 @@ def test_what_is_written_into_the_chain_is_priced(isa: str) -> None:
 
 @needs_core
 @every_isa
+@every_precision
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_bad_contract_is_alone(fused: bool, isa: str) -> None:
+def test_a_bad_contract_is_alone(fused: bool, precision: str, isa: str) -> None:
+    """A volatility of 0 isn't one, in any precision: its intrinsic value would pass for a price."""
     chain, x = a_chain(100), a_step()
-    engine = Core("fp32", isa, fused=fused)
+    engine = Core(precision, isa, fused=fused)
     before = repriced(engine, chain, x)
     chain.contracts[10, 5] = np.nan
     chain.contracts[11, 0] = -0.2
