@@ -330,6 +330,16 @@ def test_a_repricer_refuses_what_does_not_fit(tmp_path: Path) -> None:
         repricer.reprice(x, Repriced.empty(6))
 
 
+@needs_core
+def test_a_step_that_does_not_fit_is_refused_by_name_in_one_call_too() -> None:
+    """Also where only its layout is wrong, which NumPy's own checks let through."""
+    repricer = Repricer(Core("fp32", ""), a_chain(5))
+    spread = np.zeros(2 * SIZES["step_features"], np.float32)[::2]
+    for x in (spread, np.broadcast_to(np.float32(0), spread.shape), spread.astype(">f4")):
+        with pytest.raises(EngineError, match=r"tensor 'x': expected"):
+            repricer.reprice(x, Repriced.empty(5))
+
+
 def test_repriced_refuses_memory_that_does_not_fit() -> None:
     with pytest.raises(EngineError, match="'values'"):
         Repriced(np.zeros(4, np.float32), np.zeros((5, 3)))
