@@ -237,10 +237,12 @@ def test_what_is_written_into_the_chain_is_priced(isa: str) -> None:
 
 @needs_core
 @every_isa
+@every_precision
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_bad_contract_is_alone(fused: bool, isa: str) -> None:
+def test_a_bad_contract_is_alone(fused: bool, precision: str, isa: str) -> None:
+    """A volatility of 0 isn't one, in any precision: its intrinsic value would pass for a price."""
     chain, x = a_chain(100), a_step()
-    engine = Core("fp32", isa, fused=fused)
+    engine = Core(precision, isa, fused=fused)
     before = repriced(engine, chain, x)
     chain.contracts[10, 5] = np.nan
     chain.contracts[11, 0] = -0.2
@@ -326,6 +328,16 @@ def test_a_repricer_refuses_what_does_not_fit(tmp_path: Path) -> None:
         repricer.reprice(x[:-1], Repriced.empty(5))
     with pytest.raises(EngineError, match="out: expected 5 contracts, found 6"):
         repricer.reprice(x, Repriced.empty(6))
+
+
+@needs_core
+def test_a_step_that_does_not_fit_is_refused_by_name_in_one_call_too() -> None:
+    """Also where only its layout is wrong, which NumPy's own checks let through."""
+    repricer = Repricer(Core("fp32", ""), a_chain(5))
+    spread = np.zeros(2 * SIZES["step_features"], np.float32)[::2]
+    for x in (spread, np.broadcast_to(np.float32(0), spread.shape), spread.astype(">f4")):
+        with pytest.raises(EngineError, match=r"tensor 'x': expected"):
+            repricer.reprice(x, Repriced.empty(5))
 
 
 def test_repriced_refuses_memory_that_does_not_fit() -> None:

@@ -4,6 +4,7 @@
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
 
+#include "bindings/arrays.hpp"
 #include "bindings/bindings.hpp"
 #include "bindings/choices.hpp"
 #include "head/repricing.hpp"
@@ -114,11 +115,11 @@ void bind_head(nb::module_& module) {
              nb::arg("discount").noconvert(), nb::arg("right").noconvert())
         .def(
             "run",
-            [](BoundRepricing& self, const Input& x, const Output& volatility, const Values& values) {
-                check("x", x.shape(0), self.engine.step_features());
-                self.repricing.run(x.data(), self.chain, self.place(volatility, values));
+            [](BoundRepricing& self, nb::handle x, const Output& volatility, const Values& values) {
+                const float* step = vector_of("x", x, self.engine.step_features());
+                self.repricing.run(step, self.chain, self.place(volatility, values));
             },
-            nb::arg("x").noconvert(), nb::arg("volatility").noconvert(), nb::arg("values").noconvert());
+            nb::arg("x").none(), nb::arg("volatility").noconvert(), nb::arg("values").noconvert());
 }
 
 }  // namespace strikeforge

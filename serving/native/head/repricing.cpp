@@ -9,6 +9,18 @@ namespace strikeforge {
 namespace {
 // Whole tiles of every kernel (48, 32, 24), and few enough for inputs and outputs to stay in the second-level cache.
 constexpr size_t batch = 960;
+
+// Where Black-76 took a volatility of zero and answered the intrinsic value; it refuses others that aren't positive.
+void refuse_zeros(const RepricedView& out, size_t at, size_t count) {
+    size_t zeros = 0;
+    for (size_t i = at; i < at + count; ++i) zeros += out.volatility[i] == 0.0f ? 1 : 0;
+    if (zeros == 0) return;
+    for (size_t i = at; i < at + count; ++i) {
+        if (out.volatility[i] != 0.0f) continue;
+        for (double* values : {out.price, out.delta, out.gamma, out.vega, out.theta})
+            values[i] = std::numeric_limits<double>::quiet_NaN();
+    }
+}
 }  // namespace
 
 Repricing::Repricing(NativeEngine& engine, const OptionKernels& kernels, Arithmetic arithmetic)
@@ -28,11 +40,12 @@ void Repricing::run_with(const float* context, const ChainView& chain, const Rep
     for (size_t at = 0; at < chain.count; at += batch) {
         const size_t count = std::min(batch, chain.count - at);
         engine_.head(context, chain.contracts + at * features, count, features, out.volatility + at);
-        if (single_) {  // a volatility that is no positive number isn't priced there either
+        if (single_) {
             kernels_.value_single({chain.forward + at, chain.strike + at, chain.tau + at, out.volatility + at,
                                    chain.discount + at, chain.right + at},
                                   count,
                                   {out.price + at, out.delta + at, out.gamma + at, out.vega + at, out.theta + at});
+            refuse_zeros(out, at, count);
             continue;
         }
         for (size_t i = 0; i < count; ++i) {

@@ -204,7 +204,8 @@ inline void hide_floats(const QuickSilu<false>& silu, size_t out, const __m512 (
     }
 }
 
-// Activations into bytes, four outputs a word: round((activation + offset) / unit); `unit` [V][16] is made here.
+// Activations into bytes, four outputs a word: round((activation + offset) / unit); `unit` [V][16] is made here. Bytes
+// have no NaN, so it goes into the unit: converted, it is the one whole number here that is negative.
 template <int V>
 inline void quantise(size_t width, const float* raw, const __m512 (&largest)[V], float* hidden, float* unit) {
     const __m512i turned = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
@@ -212,15 +213,21 @@ inline void quantise(size_t width, const float* raw, const __m512 (&largest)[V],
         const __m512 range = _mm512_add_ps(largest[v], _mm512_set1_ps(silu_offset));
         const __m512 steps = _mm512_div_ps(_mm512_set1_ps(255.0f), range);
         const __m512 offset = _mm512_mul_ps(steps, _mm512_set1_ps(silu_offset));
-        _mm512_storeu_ps(unit + v * 16, _mm512_mul_ps(range, _mm512_set1_ps(1.0f / 255.0f)));
+        __m512i any = _mm512_setzero_si512();
         for (size_t out = 0; out < width; out += 4) {
             __m512i q[4];
             for (size_t r = 0; r < 4; ++r)
                 q[r] =
                     _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_loadu_ps(raw + ((out + r) * V + v) * 16), steps, offset));
+            constexpr int or_of_three = 0xfe;
+            any = _mm512_ternarylogic_epi32(any, q[0], q[1], or_of_three);
+            any = _mm512_ternarylogic_epi32(any, q[2], q[3], or_of_three);
             const __m512i bytes = _mm512_packus_epi16(_mm512_packus_epi32(q[0], q[1]), _mm512_packus_epi32(q[2], q[3]));
             _mm512_storeu_si512(hidden + (out / 4 * V + v) * 16, _mm512_shuffle_epi8(bytes, turned));
         }
+        const __m512 each = _mm512_mul_ps(range, _mm512_set1_ps(1.0f / 255.0f));
+        const __m512 nan = _mm512_set1_ps(__builtin_nanf(""));
+        _mm512_storeu_ps(unit + v * 16, _mm512_mask_mov_ps(each, _mm512_movepi32_mask(any), nan));
     }
 }
 

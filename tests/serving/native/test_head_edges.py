@@ -1,4 +1,4 @@
-"""The native contract head where padding and rounding could show: narrow nets, tiles of every size, tiny weights.
+"""The native contract head where padding and rounding could show: narrow nets, tiles of every size, tiny weights, NaN.
 
 How near it comes to torch's is test_head.py's.
 """
@@ -11,6 +11,7 @@ import torch
 
 from tests.serving.native.test_head import (
     ODD,
+    PRODUCTION,
     Sizes,
     a_head,
     every_isa,
@@ -51,3 +52,18 @@ def test_weights_near_nothing_are_nothing(size: float, precision: str, isa: str)
         without = volatilities(native_head(head, precision, isa), context, contracts)
         second.weight[5] = torch.linspace(-size, size, ODD.width)
     assert np.array_equal(volatilities(native_head(head, precision, isa), context, contracts), without)
+
+
+@every_isa
+@every_precision
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("sizes", [PRODUCTION, ODD], ids=str)
+def test_a_context_that_is_no_number_prices_nothing(sizes: Sizes, bad: float, precision: str, isa: str) -> None:
+    """A net that was fed NaN says so until it is reset: bytes have no NaN, and must not make numbers of it."""
+    context, contracts = some_contracts(sizes, 100)
+    bound = native_head(a_head(sizes), precision, isa)
+    before = volatilities(bound, context, contracts)
+    spoiled = context.copy()
+    spoiled[1] = bad
+    assert np.isnan(volatilities(bound, spoiled, contracts)).all()
+    assert np.array_equal(volatilities(bound, context, contracts), before)
