@@ -71,9 +71,6 @@ def open_feed(config: HostConfig, heartbeat_ns: int | None = None) -> Feed:
     interfaces = (feed.interface or "").split(",")
     if len(interfaces) == 1:
         interfaces *= len(feed.lines)
-    if len(interfaces) != len(feed.lines):
-        raise ConfigError([f"[feed] interface: {feed.interface!r} names {len(interfaces)} interfaces for "
-                           f"{len(feed.lines)} lines: one for all, or one for each, with commas"])  # fmt: skip
     lines = [Line(line.host, line.port, name.strip()) for line, name in zip(feed.lines, interfaces, strict=True)]
     recovery = (feed.recovery.host, feed.recovery.port) if feed.recovery else None
     return MulticastFeed(lines, recovery=recovery, packet_ring=feed.kind == "packet", busy=busy)

@@ -31,6 +31,7 @@ from serving.host.host_log import HostLog
 from serving.host.loop import FixedWidth, HotLoop, Rings, Sweep
 from serving.host.metrics import MetricsServer
 from serving.host.placement import lock_memory, place_housekeeping
+from serving.host.preflight import refuse_what_cannot_be
 from serving.host.ring import RingReader, RingWriter
 from serving.host.screen import Style, hop_table, refused_line
 from serving.host.status import HostStatus, read_status, resident_bytes
@@ -51,6 +52,7 @@ def run_host(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(owned(config))
         log = stack.enter_context(HostLog(config.log))
+        refuse_what_cannot_be(config)
         parts = assembled(config, stack)
         if config.loop.lock_memory:
             lock_memory()

@@ -121,6 +121,9 @@ def _feed(top: Table) -> FeedConfig:
     if network:
         layout, lines = table.text("layout", None, choices=tuple(LAYOUTS)), _lines(table)
         interface = table.text("interface", REQUIRED if kind == "packet" else None)
+        names = (interface or "").split(",")
+        if interface and lines and (len(names) not in (1, len(lines)) or not all(name.strip() for name in names)):
+            table.problem("interface", f"one interface for all lines, or one for each of {len(lines)}, with commas")
     else:
         table.refuse(("lines", "interface"), f"[feed] kind {kind!r} listens to no lines")
     if kind == "replay":
@@ -154,8 +157,9 @@ def _lines(table: Table) -> tuple[Address, ...]:
     if len(lines) > 2:
         table.problem("lines", "one line, or two redundant ones")
     for line in lines:
-        if not ipaddress.ip_address(line.host).is_multicast:
-            table.problem("lines", f"multicast addresses; {line.host} is none")
+        address = ipaddress.ip_address(line.host)
+        if address.version != 4 or not address.is_multicast:
+            table.problem("lines", f"multicast addresses of IPv4; {line.host} is none")
     return lines
 
 

@@ -80,26 +80,30 @@ def read_contracts(
     if problems:
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     values: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    keys: list[tuple[float, ...]] = []
     marked: list[bool] = []
     for line, row in rows:
-        for name, number in _numbers(row, line, at, problems).items():
+        told = len(problems)
+        numbers = _numbers(row, line, at, problems)
+        for name, number in numbers.items():
             values[name].append(number)
+        keys.append(_key(numbers) if len(problems) == told else (line,))  # one that can't be read is like no other
         if "quoted" in columns:
             text = (row["quoted"] or "").strip()
             if text not in ("0", "1"):
                 problems.append(f"line {line}: quoted: must be 1 or 0, found {text!r}")
             marked.append(text == "1")
-    if problems:
-        raise ConfigError([f"{path}: {problem}" for problem in _bounded(problems)])
+    for again, first in _repeats(keys):
+        problems.append(f"line {rows[again][0]}: is line {rows[first][0]} once more (strike, expiry and right)")
     count = quoted if quoted is not None else sum(marked)
     if marked and [place < count for place in range(len(marked))] != marked:
         said = f"{sum(marked)} rows are marked as quoted, and {count} are asked for"
-        raise ConfigError([f"{path}: quoted: {said}; they must be the first rows of the file"])
-    try:
-        return ContractTable(**{name: np.array(of) for name, of in values.items()}, quoted=count,
-                             reference_spot=reference_spot)  # fmt: skip
-    except ConfigError as error:
-        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
+        problems.append(f"quoted: {said}; they must be the first rows of the file")
+    problems += _whole_problems(len(rows), count, reference_spot)
+    if problems:
+        raise ConfigError([f"{path}: {problem}" for problem in _bounded(problems)])
+    return ContractTable(**{name: np.array(of) for name, of in values.items()}, quoted=count,
+                         reference_spot=reference_spot)  # fmt: skip
 
 
 def write_contracts(path: Path, table: ContractTable) -> None:
@@ -197,8 +201,12 @@ def _numbers(row: Mapping[str, Any], line: int, at: datetime | None, problems: l
                 out[name] = _years(text, at)
         except (ValueError, KeyError):
             expected = {"right": "C or P"}.get(name, "a number" if name in row else "a time like 2024-09-27T08:00:00Z")
-            problems.append(f"line {line}: {name if name in row else 'expiry'}: must be {expected}, found {text!r}")
-            out[name] = 1.0
+        else:
+            if name == "right" or (math.isfinite(out[name]) and out[name] > 0):
+                continue
+            expected = "above 0" if name in row or at is None else f"after {at.isoformat()}, the session's time"
+        problems.append(f"line {line}: {name if name in row else 'expiry'}: must be {expected}, found {text!r}")
+        out[name] = 1.0
     return out
 
 
@@ -221,16 +229,32 @@ def _problems(table: ContractTable) -> Iterator[str]:
         expected = "+1 or -1 (C or P)" if name == "right" else "above 0"
         for row in np.flatnonzero(~good).tolist():
             yield f"contract {row + 1}: {name}: must be {expected}, found {values[row]}"
+    keys = [_key({name: float(getattr(table, name)[row]) for name in COLUMNS}) for row in range(count)]
+    for again, first in _repeats(keys):
+        yield f"contract {again + 1}: is contract {first + 1} once more (strike, expiry and right)"
+    yield from _whole_problems(count, table.quoted, table.reference_spot)
+
+
+def _whole_problems(count: int, quoted: int, reference_spot: float) -> Iterator[str]:
+    if not count:
+        yield "there is no contract"
+    elif not 1 <= quoted <= min(MOST_QUOTED, count):
+        yield f"quoted: must be 1 to {min(MOST_QUOTED, count)}, found {quoted}"
+    if not (math.isfinite(reference_spot) and reference_spot > 0):
+        yield f"reference_spot: must be above 0, found {reference_spot}"
+
+
+def _key(contract: Mapping[str, float]) -> tuple[float, ...]:
+    return contract["strike"], contract["tau_years"], contract["right"]
+
+
+def _repeats(keys: Sequence[tuple[float, ...]]) -> Iterator[tuple[int, int]]:
+    """(row, an earlier one of the same key)."""
     seen: dict[tuple[float, ...], int] = {}
-    for row in range(count):
-        key = (float(table.strike[row]), float(table.tau_years[row]), float(table.right[row]))
+    for row, key in enumerate(keys):
         if key in seen:
-            yield f"contract {row + 1}: is contract {seen[key] + 1} once more (strike, expiry and right)"
+            yield row, seen[key]
         seen.setdefault(key, row)
-    if not 1 <= table.quoted <= min(MOST_QUOTED, count):
-        yield f"quoted: must be 1 to {min(MOST_QUOTED, count)}, found {table.quoted}"
-    if not (math.isfinite(table.reference_spot) and table.reference_spot > 0):
-        yield f"reference_spot: must be above 0, found {table.reference_spot}"
 
 
 def _bounded(problems: list[str]) -> list[str]:

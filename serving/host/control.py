@@ -266,15 +266,15 @@ def connect(connection: socket.socket, path: Path, timeout_s: float) -> None:
 
 
 def _listen(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)  # of a run that was killed; the caller holds the directory's lock
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
+        path.unlink(missing_ok=True)  # of a run that was killed; the caller holds the directory's lock
         listening.bind(str(path))
         path.chmod(SOCKET_MODE)
         listening.listen(WAITING)
     except OSError as error:
         listening.close()
-        raise HostError(f"{path}: the control socket can't be made: {error.strerror}") from error
+        raise HostError(f"{path}: the control socket can't be made: {error.strerror}; remove what is there") from error
     return listening
 
 

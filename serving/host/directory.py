@@ -22,7 +22,13 @@ from serving.host.config_types import HostConfig
 def owned(config: HostConfig) -> Iterator[None]:
     """Make the directory if it isn't there, and hold it; HostError where somebody else does."""
     _make_private(config.directory)
-    descriptor = os.open(config.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        descriptor = os.open(config.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise HostError(
+            f"{config.lock}: can't be opened: {error.strerror}; remove what is there, make the folder writable, or "
+            "choose another `directory`"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,8 +38,11 @@ def owned(config: HostConfig) -> Iterator[None]:
                 f"{config.directory}: a loop runs here already (process {other}); stop it (strikeforge-host control "
                 "--config C stop), or give this one another directory"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise HostError(f"{config.lock}: can't be written: {error.strerror}; make room there") from error
         yield
     finally:
         os.close(descriptor)

@@ -41,12 +41,15 @@ class HostFacts:
 
 
 def write_facts(path: Path, facts: HostFacts) -> None:
-    """Replace the file."""
+    """Replace the file; HostError where that can't be."""
     partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(facts), file, indent=1)
-    partial.replace(path)
+    try:
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(dataclasses.asdict(facts), file, indent=1)
+        partial.replace(path)
+    except OSError as error:
+        raise HostError(f"{path}: can't be written: {error.strerror}; remove what is there, or make room") from error
 
 
 def read_facts(path: Path) -> HostFacts:

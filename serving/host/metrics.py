@@ -3,7 +3,8 @@
 In: a look at the board (serving/host/status.py), the facts of the run. Out: text that Prometheus scrapes:
 `strikeforge_host_*`, times in seconds, counters since the loop started. Needs the extra [metrics].
 Invariants: the numbers are read when Prometheus asks, from memory that the loop writes anyway; the loop's thread takes
-no part and waits for nobody. It listens on 127.0.0.1 unless the configuration says otherwise.
+no part and waits for nobody. It listens on 127.0.0.1 unless the configuration says otherwise. Whoever connects, however
+many and however slow, takes a bounded share of the process (metrics_server.py): the control socket has its own.
 
 A hop's histogram is the HdrHistogram's, counted in fewer buckets, each of whole slots: four to an octave where a loop
 spends its time, 256 ns to 65 us, then one to an octave. A bucket's bound is the first value that it doesn't hold.
@@ -11,6 +12,7 @@ spends its time, 256 ns to 65 us, then one to an octave. A bucket's bound is the
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -149,20 +151,24 @@ class MetricsServer:
 
     def __init__(self, config: MetricsConfig, look: Callable[[], HostStatus], facts: HostFacts) -> None:
         try:
-            from prometheus_client import CollectorRegistry, start_http_server
+            from prometheus_client import CollectorRegistry, make_wsgi_app
         except ImportError as error:
             raise HostError(
                 f"[metrics] port {config.port} needs prometheus-client: pip install 'strikeforge[metrics]', or take "
                 "the port out of the config"
             ) from error
+        from serving.host.metrics_server import listening
+
         registry = CollectorRegistry(auto_describe=False)
         registry.register(HostCollector(look, facts))
         try:
-            self._server, self._thread = start_http_server(config.port or 0, config.address, registry)
+            self._server = listening(config.address, config.port or 0, make_wsgi_app(registry))
         except OSError as error:
             raise HostError(
                 f"[metrics] {config.address} port {config.port}: can't listen there: {error.strerror}; choose another"
             ) from error
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
         self.port: int = self._server.server_port
 
     def __enter__(self) -> MetricsServer:

@@ -144,7 +144,7 @@ def test_a_published_replay_reaches_another_hosts_ring(tmp_path: Path) -> None:
         (REPLAY.format(pace='"full"'), ["--publish=239.1.1.1"], "found '239.1.1.1', expected an address and a port"),
         (REPLAY.format(pace='"full"'), ["--publish=10.0.0.1:3"], "'10.0.0.1' is no multicast address of IPv4"),
         (REPLAY.format(pace='"full"'), ["--publish=lines:3"], "'lines' is no multicast address of IPv4"),
-        ('kind = "multicast"\nlines = ["239.1.1.1:3000"]\ninterface = "a,b"', [], "names 2 interfaces for 1 lines"),
+        ('kind = "multicast"\nlines = ["239.1.1.1:3000"]\ninterface = "a,b"', [], "one for each of 1, with commas"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, feed: str, options: list[str], told: str) -> None:

@@ -61,6 +61,15 @@ def test_arrivals_are_exact(steps: list[tuple[int, int]], pace: tuple[str, float
     assert arrivals(records, Pace(kind, value), START).tolist() == expected
 
 
+@pytest.mark.parametrize("kind", ["scaled", "events_per_second"])
+@pytest.mark.parametrize("value", [1e-9, 1e-300])
+def test_a_pace_slower_than_time_lasts_never_arrives_rather_than_at_once(kind: str, value: float) -> None:
+    found = arrivals(events([(0, 1), (10**12, 1), (10**12, 1)] + [(1, 1)] * 20), Pace(kind, value), START)
+    assert found[0] == START
+    assert (np.diff(found) >= 0).all()
+    assert found[-1] > START + 10**18
+
+
 def test_paces_that_cannot_be_are_refused() -> None:
     for kind, value in (("fast", 1.0), ("scaled", 0.0), ("scaled", float("nan")), ("events_per_second", -1.0),
                         ("original", 2.0), ("full", 3.0)):  # fmt: skip

@@ -134,15 +134,27 @@ def test_other_paces_are_refused(tmp_path: Path, pace: Any) -> None:
 
 def test_multicast(tmp_path: Path) -> None:
     values = example()
-    values["feed"] = {"kind": "multicast", "lines": ["239.1.1.1:30001", "[ff15::1]:2"], "recovery": "10.0.0.5:4"}
+    values["feed"] = {"kind": "multicast", "lines": ["239.1.1.1:30001", "239.1.1.2:2"], "recovery": "[::1]:4"}
     feed = read(tmp_path, values).feed
-    assert feed.lines == (Address("239.1.1.1", 30001), Address("ff15::1", 2))
-    assert [str(line) for line in feed.lines] == ["239.1.1.1:30001", "[ff15::1]:2"]
-    assert feed.recovery == Address("10.0.0.5", 4)
+    assert feed.lines == (Address("239.1.1.1", 30001), Address("239.1.1.2", 2))
+    assert feed.recovery == Address("::1", 4)
+    assert [str(one) for one in (*feed.lines, feed.recovery)] == ["239.1.1.1:30001", "239.1.1.2:2", "[::1]:4"]
     for lines in (["10.0.0.1:1"], ["239.1.1.1"], ["239.1.1.1:0"], ["239.1.1.1:70000"], ["239.1.1.1:1"] * 2, "x", [1],
-                  ["239.1.1.1:1", "239.1.1.2:1", "239.1.1.3:1"], ["host:1"], ["239.1.1.1:²"]):  # fmt: skip
+                  ["239.1.1.1:1", "239.1.1.2:1", "239.1.1.3:1"], ["host:1"], ["239.1.1.1:²"],
+                  ["[ff15::1]:2"]):  # fmt: skip
         values["feed"]["lines"] = lines
         assert all("[feed] lines" in one for one in problems(tmp_path, values))
+
+
+@pytest.mark.parametrize("interface", ["a,b,c", "a,", ","])
+def test_as_many_interfaces_as_lines_or_one(tmp_path: Path, interface: str) -> None:
+    values = example()
+    values["feed"] = {"kind": "multicast", "lines": ["239.1.1.1:1", "239.1.1.2:1"], "interface": interface}
+    (found,) = problems(tmp_path, values)
+    assert found.startswith(f"host.toml: [feed] interface: found {interface!r}, expected one interface for all lines")
+    for fine in ("a", "a,b", "a, b"):
+        values["feed"]["interface"] = fine
+        assert read(tmp_path, values).feed.interface == fine
 
 
 def test_a_key_of_another_kind_of_feed_or_strategy_is_refused(tmp_path: Path) -> None:

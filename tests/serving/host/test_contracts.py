@@ -94,17 +94,38 @@ def test_numbers_that_make_no_sense_are_told_together(tmp_path: Path) -> None:
         "-1,2024-09-27T08:00:00Z,C,1,1,0.5,0\n"
         "60000,2024-08-01T08:00:00Z,C,1,inf,nan,0\n"
         "60000,2024-09-27T08:00:00Z,C,1,1,0.6,0\n"
+        "60000,2024-09-27T08:00:00Z,C,x,1,0.6,1\n"
     )
-    problems = "\n".join(problems_of(lambda: read_contracts(written(tmp_path, HEAD + rows), -5.0, at=AT)))
-    for told in (
-        "contract 2: strike: must be above 0, found -1.0",
-        "contract 3: tau_years: must be above 0",
-        "contract 3: discount: must be above 0, found inf",
-        "contract 3: last_volatility: must be above 0, found nan",
-        "contract 4: is contract 1 once more",
+    found = problems_of(lambda: read_contracts(written(tmp_path, HEAD + rows), -5.0, at=AT))
+    told = [problem.partition("chain.csv: ")[2] for problem in found]
+    assert told == [
+        "line 3: strike: must be above 0, found '-1'",
+        "line 4: expiry: must be after 2024-08-08T09:00:00+00:00, the session's time, found '2024-08-01T08:00:00Z'",
+        "line 4: discount: must be above 0, found 'inf'",
+        "line 4: last_volatility: must be above 0, found 'nan'",
+        "line 6: carry: must be a number, found 'x'",
+        "line 5: is line 2 once more (strike, expiry and right)",
+        "quoted: 2 rows are marked as quoted, and 2 are asked for; they must be the first rows of the file",
         "reference_spot: must be above 0, found -5.0",
-    ):
-        assert told in problems
+    ]
+
+
+def test_a_table_that_makes_no_sense_tells_all_of_it() -> None:
+    ones = np.ones(3)
+
+    def made() -> None:
+        ContractTable(
+            np.array([1.0, 1.0, -1.0]), np.array([1.0, 1.0, np.nan]), ones, ones, ones, ones, quoted=4,
+            reference_spot=0.0,
+        )  # fmt: skip
+
+    assert problems_of(made) == [
+        "contract 3: strike: must be above 0, found -1.0",
+        "contract 3: tau_years: must be above 0, found nan",
+        "contract 2: is contract 1 once more (strike, expiry and right)",
+        "quoted: must be 1 to 3, found 4",
+        "reference_spot: must be above 0, found 0.0",
+    ]
 
 
 @pytest.mark.parametrize(

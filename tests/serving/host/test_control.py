@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
@@ -265,25 +264,6 @@ def test_another_user_is_refused_even_where_the_folder_lets_it_in(tmp_path: Path
         assert (line["event"], line["uid"]) == ("control: refused", 65534)
     finally:
         folder.rmdir()
-
-
-class Unread:
-    """A stderr whose reader went away: a pipe's end, a terminal."""
-
-    def write(self, _text: str) -> None:
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-
-def test_a_stderr_that_nobody_reads_any_more_takes_neither_the_kill_switch_nor_the_log_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    host = Host(tmp_path)
-    with HostLog(tmp_path / "host.log") as log, ControlServer(host.path, host.commands(), log):
-        monkeypatch.setattr("sys.stderr", Unread())
-        assert ask(host.path, "reduce") == {"told": "reduce"}
-        assert ask(host.path, "kill") == {"told": "kill"}
-    told = [line["command"] if line["event"] == "control" else line["event"] for line in host.log()]
-    assert told == ["stderr can't be written any more", "reduce", "kill"]
 
 
 def test_a_configuration_that_was_broken_since_the_start_keeps_no_kill_out(host: Host) -> None:

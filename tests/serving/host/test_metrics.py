@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import math
 import socket
 import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +99,76 @@ def test_a_port_in_use_is_told() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(HostError, match=f"port {port}: can't listen"):
             MetricsServer(MetricsConfig("127.0.0.1", port), status, facts())
+
+
+def test_whoever_connects_and_says_nothing_takes_little_and_keeps_no_scrape_out() -> None:
+    threads, files = threading.active_count(), descriptors()
+    with MetricsServer(LOCAL, status, facts()) as server, contextlib.ExitStack() as silent:
+        ours = [silent.enter_context(socket.create_connection(("127.0.0.1", server.port), 10)) for _ in range(60)]
+        for one in ours[::2]:
+            with contextlib.suppress(OSError):
+                one.sendall(b"GET /metrics HT")
+        until(lambda: sum(closed(one) for one in ours) >= 60 - 16)
+        until(lambda: threading.active_count() - threads <= 1 + 16)
+        assert descriptors() - files <= 60 + 16 + 4
+        assert b"strikeforge_host_up 1.0" in asked(server.port, b"GET /metrics HTTP/1.0\r\n\r\n")
+    until(lambda: threading.active_count() <= threads)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\r\n\r\n", b"\x00" * 70_000, b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n",
+     b"GET " + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+     b"POST /metrics HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"GET /metrics HTTP/9.9\r\n\r\n",
+     b"GET /metrics HTTP/1.1\r\nAccept: \xff\xfe\r\nAccept-Encoding: \x00\r\n\r\n", b"A: b\r\n" * 500],
+)  # fmt: skip
+def test_garbage_is_answered_or_cut_off_and_told_nobody(garbage: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with MetricsServer(LOCAL, status, facts()) as server:
+        with contextlib.suppress(OSError):
+            asked(server.port, garbage)
+        assert b"strikeforge_host_up 1.0" in asked(server.port, b"GET /metrics HTTP/1.0\r\n\r\n")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_listens_on_the_address_it_is_given() -> None:
+    try:
+        server = MetricsServer(MetricsConfig("::1", 0), status, facts())
+    except HostError as error:
+        pytest.skip(str(error))
+    with server, socket.create_connection(("::1", server.port), 10) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.0 200"
+
+
+def asked(port: int, request: bytes) -> bytes:
+    """Whatever is answered, until it ends."""
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as answer:
+            return answer.read()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def closed(connection: socket.socket) -> bool:
+    """Whether the other side closed it."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20.0
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_without_the_extra_it_says_which(monkeypatch: pytest.MonkeyPatch) -> None:

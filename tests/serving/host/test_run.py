@@ -16,6 +16,7 @@ from tests.serving.native.built import built_core
 built_core()
 
 from serving.host.records import Kind, OrderFlags  # noqa: E402
+from serving.host.ring import RingWriter  # noqa: E402
 from tests.serving.host.run_host import LIMITS, Orders, RunHost, ended, ticks  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -223,6 +224,42 @@ def test_what_it_refuses_to_start_with(host: RunHost) -> None:
     code, _, err = ended(host.start())
     assert code == 14
     assert "chmod 700" in err
+
+
+def test_what_this_machine_or_the_directory_lacks_is_told_at_once_before_the_release_is_opened(host: RunHost) -> None:
+    host.configure(model={"folder": "/nowhere"}, loop={"core": 4000, "ring_records": 128})
+    host.directory.mkdir(mode=0o700, parents=True)
+    for name in ("ticks.ring", "orders.ring", "fills.ring"):
+        with RingWriter(host.directory / name, 128 if name != "fills.ring" else 64):
+            pass
+    for name in ("ticks.ring", "orders.ring"):
+        os.truncate(host.directory / name, 9000)
+    code, _, err = ended(host.start())
+    assert code == 14
+    assert "[loop] core 4000" in err
+    for name in ("ticks.ring", "orders.ring"):
+        assert f"{name}': found 9000 bytes" in err
+    assert "fills.ring': found a capacity of 64, expected 128" in err
+    host.configure(
+        model={"folder": "/nowhere"},
+        feed={"kind": "multicast", "silence_s": 5.0, "lines": ["239.1.1.1:30001"], "interface": "eth4000"},
+    )
+    for file in host.directory.glob("*.ring"):
+        file.unlink()
+    code, _, err = ended(host.start())
+    assert code == 14
+    assert "[feed] interface 'eth4000': there is no such interface; there are lo" in err
+
+
+@pytest.mark.parametrize("name", ["lock", "control.socket", "facts.json", "facts.json.partial", "host.log"])
+def test_a_file_that_can_not_be_made_is_told_by_name(host: RunHost, name: str) -> None:
+    host.configure()
+    (host.directory / name).mkdir(parents=True)
+    host.directory.chmod(0o700)
+    code, _, err = ended(host.start())
+    assert code == 14
+    assert str(host.directory / name.removesuffix(".partial")) in err
+    assert "Traceback" not in err
 
 
 def test_a_halt_file_that_is_there_already_lets_nothing_out(host: RunHost) -> None:
