@@ -11,8 +11,9 @@ Semantics: `window`: the answer is that of the last T steps alone, zeros before 
 Precision: that of weights and of what they are multiplied with; fp32 unless said. `provider`: on what ONNX Runtime
 computes. `trt` runs what an engine pack holds (serving/engine_pack.py), in the precision that the pack was compiled in.
 
-Invariants: `evaluate` commits nothing; only `advance` and `reset` change the state. Every array is checked; an
-EngineError names the tensor, what was expected and what was found. Back ends are imported only when opened.
+Invariants: `evaluate` commits nothing; only `advance` and `reset` change the state. NaN in what an answer follows from
+gives NaN, never a plausible number (`native` and `ort`; `null` answers zeros, `trt` ran nowhere yet). Every array is
+checked; an EngineError names the tensor, what was expected and what was found. Back ends are imported only when opened.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ features, H hidden, L layers, D context.
 A state is any input with an output of the same shape called `<name>_out` (hidden, cell); memory holds the top
 layer's outputs of the last T-1 steps, oldest first, and takes `output` at its end.
 
+ONNX Runtime's LSTM clamps NaN away and answers plausible numbers; here a context is NaN for as long as NaN is in what
+it follows from: the window, the step, or the state that a step left (until `reset`).
+
 Invariants: sessions are built from bytes that were just verified and may not read any other file; the provider that
 really runs is the one asked for: ONNX Runtime may neither leave it out nor put single nodes onto the CPU, and one that
 this build hasn't is refused by name; buffers are bound once and reused; names, types and shapes of the ONNX files equal
@@ -246,6 +249,8 @@ class _Window:
     def run(self, x: Floats) -> Floats:
         self._window[0, -1] = x
         self._runtime.run(self._file, self._session, self._binding)
+        if np.isnan(self._window).any():
+            self._answer.fill(np.nan)
         return self._answer
 
     def commit(self, x: Floats) -> None:
@@ -272,6 +277,7 @@ class _Stateful:
             require_shape(file, tensor(file, f"{spec.name}_out", output=True), *spec.shape)
             self._states.append((self._inputs[spec.name], self._outputs[f"{spec.name}_out"]))
         self._memory = self._inputs.get("memory")
+        self._cell = self._inputs.get("cell")  # an LSTM's, where NaN stays
         self._binding = self._session.io_binding()
         for name, array in self._inputs.items():
             runtime.bind(self._binding, name, array)
@@ -285,12 +291,20 @@ class _Stateful:
     def run(self, x: Floats) -> Floats:
         self._x[:] = x
         self._runtime.run(self._file, self._session, self._binding)
+        if self._is_spoiled():
+            self._answer.fill(np.nan)
         return self._answer
+
+    def _is_spoiled(self) -> bool:
+        return bool(np.isnan(self._x).any()) or (self._cell is not None and bool(np.isnan(self._cell).any()))
 
     def commit(self, x: Floats) -> None:
         self.run(x)
+        spoiled = self._is_spoiled()
         for state, following in self._states:
             state[:] = following
+        if spoiled and self._cell is not None:
+            self._cell.fill(np.nan)
         if self._memory is not None and len(self._memory):
             self._memory[:-1] = self._memory[1:]
             self._memory[-1] = self._outputs["output"][0]

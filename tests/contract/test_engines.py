@@ -72,6 +72,29 @@ def test_reset_forgets_everything(engine: Engine) -> None:
     assert np.array_equal(context_of(engine, steps[0]), fresh)
 
 
+def test_nan_is_answered_with_nan_until_it_is_forgotten(engine: Engine, semantics: str) -> None:
+    """A back end whose activations clamp NaN away would price a chain on nothing."""
+    if engine.info().backend not in ("native", "ort"):
+        pytest.skip("it answers zeros, or runs on a GPU")
+    steps, bad = steps_of(3 * T), np.full(F, np.nan, np.float32)
+    fresh, iv = context_of(engine, steps[0]), np.zeros(3, np.float32)
+    bad[1:] = 0.0
+    spoiled = context_of(engine, bad)
+    assert np.isnan(spoiled).all()
+    engine.head(spoiled, np.full((3, K), 0.2, np.float32), iv)
+    assert np.isnan(iv).all()
+    assert np.array_equal(context_of(engine, steps[0]), fresh)  # nothing was committed
+    engine.advance(bad)
+    for x in steps[: T - 1]:
+        assert np.isnan(context_of(engine, x)).all()
+        engine.advance(x)
+    carried = semantics == "stateful" and engine.info().model != "pricing_transformer"
+    if semantics == "window" or carried:
+        assert np.isnan(context_of(engine, steps[T])).all() == carried
+    engine.reset()
+    assert np.array_equal(context_of(engine, steps[0]), fresh)
+
+
 def test_inputs_are_left_alone(engine: Engine) -> None:
     x, contracts = steps_of(1)[0], np.full((3, K), 0.2, np.float32)
     context = context_of(engine, x)
