@@ -2,8 +2,8 @@
 
 Data in: the board in shared memory and facts.json of the host's directory (of a configuration that key alone is looked
 at). Data out: a screen drawn again and again (plain ANSI; q, Ctrl-C or SIGTERM ends it), or with `--once` one frame as
-text. Invariants: the loop isn't touched and doesn't notice; a loop that is gone is said to be gone; the terminal is left
-as it was.
+text. Invariants: the loop isn't touched and doesn't notice; a loop that is gone is said to be gone; the terminal is
+left as it was.
 """
 
 from __future__ import annotations
