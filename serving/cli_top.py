@@ -1,8 +1,9 @@
 """`strikeforge-host top`: a running host, live in the terminal, seen from another process.
 
-Data in: the board in shared memory and facts.json of the host's directory. Data out: a screen drawn again and again
-(plain ANSI; q or Ctrl-C ends it), or with `--once` one frame as text. Invariants: the loop isn't touched and doesn't
-notice; a loop that is gone is said to be gone; the terminal is left as it was.
+Data in: the board in shared memory and facts.json of the host's directory (of a configuration that key alone is looked
+at). Data out: a screen drawn again and again (plain ANSI; q, Ctrl-C or SIGTERM ends it), or with `--once` one frame as
+text. Invariants: the loop isn't touched and doesn't notice; a loop that is gone is said to be gone; the terminal is
+left as it was.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from types import FrameType
 
 from serving.errors import HostError
 from serving.host.board import open_board
-from serving.host.config import read_config
+from serving.host.config import read_directory
 from serving.host.config_types import board_in, facts_in
 from serving.host.facts import HostFacts, read_facts
 from serving.host.screen import Look, Style, frame
 from serving.host.status import read_status, resident_bytes
 
 INTERVAL_S = 1.0
+UNKNOWN_SIZE = (80, 24)  # columns and lines of a terminal that says 0: a serial line, a container's
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the other screen, without a cursor; back
 HOME, TO_LINE_END, TO_SCREEN_END = "\x1b[H", "\x1b[K", "\x1b[J"
 
@@ -46,7 +48,7 @@ def run_top(arguments: argparse.Namespace) -> int:
     """Look and draw."""
     if not 0.05 <= arguments.interval_s <= 3600:
         raise HostError(f"--interval-s {arguments.interval_s:g}: expected 0.05 to 3600")
-    directory = arguments.directory or read_config(arguments.config).directory
+    directory = arguments.directory or read_directory(arguments.config)
     watcher = Watcher(directory)
     if arguments.once:
         return _once(watcher, directory, arguments.interval_s)
@@ -114,7 +116,8 @@ def _live(watcher: Watcher, directory: Path, interval_s: float) -> None:
 
 def _draw(directory: str, facts: HostFacts, now: Look, before: Look | None, colours: bool) -> None:
     size = os.get_terminal_size(sys.stdout.fileno())  # not COLUMNS and LINES, which don't follow it
-    lines = frame(directory, facts, now, before, Style(size.columns, size.lines, colours))
+    style = Style(size.columns or UNKNOWN_SIZE[0], size.lines or UNKNOWN_SIZE[1], colours)
+    lines = frame(directory, facts, now, before, style)
     sys.stdout.write(HOME + "\r\n".join(f"{line}{TO_LINE_END}" for line in lines) + TO_SCREEN_END)
     sys.stdout.flush()
 
@@ -127,7 +130,11 @@ def _screen() -> Iterator[int]:
     def resized(number: int, place: FrameType | None) -> None:
         os.write(wake, b"x")
 
-    before = signal.signal(signal.SIGWINCH, resized)
+    def ended(number: int, place: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    handlers = {signal.SIGWINCH: resized, signal.SIGTERM: ended, signal.SIGHUP: ended}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     attributes = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
     try:
         if attributes is not None:
@@ -139,6 +146,7 @@ def _screen() -> Iterator[int]:
         sys.stdout.flush()
         if attributes is not None:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, attributes)
-        signal.signal(signal.SIGWINCH, before)
+        for number, former in before.items():
+            signal.signal(number, former)
         os.close(woken)
         os.close(wake)

@@ -217,7 +217,11 @@ def _of_arrow(arrow: Any, file: str, name: str, kind: ColumnKind, column: Any, p
         return np.zeros(len(column), DTYPES[kind])
     if kind == "text":
         return _words(arrow, column)
-    column = column.cast(arrow.int64() if kind == "whole" else arrow.float64())
+    try:
+        column = column.cast(arrow.int64() if kind == "whole" else arrow.float64())
+    except arrow.ArrowException as error:
+        problems.file(file, f"column {name}: {error}: write it as {'int64' if kind == 'whole' else 'double'}")
+        return np.zeros(len(column), DTYPES[kind])
     return numbers_of(column.combine_chunks(), DTYPES[kind], NO_NUMBER if kind == "whole" else np.nan)
 
 

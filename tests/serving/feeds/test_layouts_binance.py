@@ -158,6 +158,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     floats = write(tmp_path / "floats.parquet", tables.trades(recv_ns=[1.7e18] * 3))
     with pytest.raises(SchemaError, match="column recv_ns has type double: write it as int64"):
         read_tape("binance_l2", [floats])
+    beyond = write(tmp_path / "beyond.parquet", tables.trades(recv_ns=[np.uint64(2**63 + 5)] * 3))
+    with pytest.raises(DataError, match=r"column recv_ns: .*9223372036854775813.*: write it as int64"):
+        read_tape("binance_l2", [beyond])
     nothing = write(tmp_path / "nothing.csv", tables.trades(price=[0, 0, 0]))
     with pytest.raises(DataError, match=r"no row is market data .price isn't positive: 3"):
         read_tape("binance_l2", [nothing])

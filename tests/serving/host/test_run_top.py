@@ -73,6 +73,30 @@ def test_top_draws_on_a_terminal_resizes_and_leaves_it_as_it_was(host: RunHost) 
     os.close(theirs)
 
 
+@pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_top_that_is_ended_leaves_the_terminal_as_it_was_too(host: RunHost, ends: signal.Signals) -> None:
+    """Of a size that the terminal doesn't know, and a configuration that was broken since the start."""
+    host.configure()
+    host.running()
+    host.config.write_text(f'directory = "{host.directory}"\nfeed = 5\n')
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 0, 0, 0, 0))
+    before = termios.tcgetattr(theirs)
+    top = subprocess.Popen(
+        [*COMMAND, "top", "--config", str(host.config), "--interval-s", "0.1"],
+        stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, cwd=ROOT,
+    )  # fmt: skip
+    drawn = Terminal(ours)
+    drawn.until(lambda text: text.startswith(cli_top.ENTER) and text.count(cli_top.HOME) >= 2)
+    assert max(map(len, drawn.frame())) == 80
+    top.send_signal(ends)
+    drawn.until(lambda text: text.endswith(cli_top.LEAVE))
+    assert top.wait(PATIENCE_S) == 128 + ends
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+
+
 class Terminal:
     """What a process wrote on a terminal whose other end is `descriptor`."""
 
