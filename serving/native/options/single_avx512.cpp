@@ -7,7 +7,7 @@
 //
 // Error, with e = 2^-24, d the larger of |d1| and |d2|, s = sigma sqrt(tau): gamma, vega and delta (of a pair's option
 // in the money: of its sister's delta) are right to (32 + 20 d^2) e, relative; the price of the option out of the
-// money, which both of a pair share, to that times 1 + (3 + 2 d) / s, and to 16 e F; theta to what its terms, the decay
+// money, which both of a pair share, to that times 1 + (3 + 2 d) / s, and to 16 e D F; theta to what its terms, the decay
 // and the interest on the price, are. A volatility that is off by a share v moves gamma and vega by d^2 v: these are
 // the errors of a v of 1e-6.
 //
