@@ -1,8 +1,9 @@
 // exp, sigmoid and tanh of sixteen floats; included after vector_<isa>.hpp, in files of that set only.
 //
 // exp(r) - 1 for |r| <= ln(2)/2 is its Taylor series up to r^7/7! (what is left out is below 2^-26 of it); the rest is
-// exact scaling. Largest errors, held by tests/serving/native/test_activations.py, in units in the last place:
-// exp 2, sigmoid 4, tanh 4; arguments are clamped to +-87, so results saturate at exp(+-87) and NaN stays NaN.
+// exact scaling. Largest errors in units in the last place: exp 2, sigmoid 4, tanh 4 (the latter two are held by
+// tests/serving/native/test_activations.py, exp only through them); arguments are clamped to +-87, so results saturate
+// at exp(+-87) and NaN stays NaN.
 #pragma once
 
 namespace strikeforge {
