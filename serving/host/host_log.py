@@ -34,6 +34,7 @@ class HostLog:
         self._path, self._lock = path, threading.Lock()
         self._broken = self._unread = False  # the file, stderr
         self._unshown = 0  # lines since stderr stands still
+        self._torn = False  # the file ends within a line
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -57,12 +58,16 @@ class HostLog:
             self._append(line)
 
     def _append(self, line: str) -> None:
+        data = (b"\n" if self._torn else b"") + line.encode()  # what stands before keeps its own line
         try:
-            os.write(self._file, line.encode())
+            written = os.write(self._file, data)
+            self._torn = written < len(data)
+            problem = "no room" if self._torn else ""
         except OSError as error:
-            if not self._broken:
-                self._show(f"{self._path}: the log can't be written any more: {error.strerror}\n")
+            problem = error.strerror or str(error)
+        if problem and not self._broken:
             self._broken = True
+            self._show(f"{self._path}: the log can't be written any more: {problem}\n")
 
     def _show(self, text: str) -> None:
         if self._unread:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import pty
 import threading
@@ -93,3 +94,18 @@ def test_a_process_without_stderr_tells_the_log(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr("sys.stderr", None)
         assert ask(host.path, "kill") == {"told": "kill"}
     assert [line["event"] for line in host.log()] == ["stderr can't be written any more", "control"]
+
+
+def test_a_full_disk_tears_one_line_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = os.write
+    with HostLog(tmp_path / "host.log") as log:
+        log.say("before")
+        monkeypatch.setattr("os.write", lambda file, data: written(file, data[:10]))
+        log.say("torn")
+        monkeypatch.setattr("os.write", written)
+        log.say("after")
+        log.say("later")
+    lines = (tmp_path / "host.log").read_text().splitlines()
+    assert len(lines) == 4
+    assert len(lines[1]) == 10
+    assert [json.loads(lines[place])["event"] for place in (0, 2, 3)] == ["before", "after", "later"]
