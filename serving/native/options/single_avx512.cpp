@@ -7,9 +7,9 @@
 //
 // Error, with e = 2^-24, d the larger of |d1| and |d2|, s = sigma sqrt(tau): gamma, vega and delta (of a pair's option
 // in the money: of its sister's delta) are right to (32 + 20 d^2) e, relative; the price of the option out of the
-// money, which both of a pair share, to that times 1 + (3 + 2 d) / s, and to 16 e D F; theta to what its terms, the decay
-// and the interest on the price, are. A volatility that is off by a share v moves gamma and vega by d^2 v: these are
-// the errors of a v of 1e-6.
+// money, which both of a pair share, to that times 1 + (3 + 2 d) / s, and to 16 e D F; theta to what its terms, the
+// decay and the interest on the price, are. A volatility that is off by a share v moves gamma and vega by d^2 v: these
+// are the errors of a v of 1e-6.
 //
 // An option outside `ordinary` (a wing beyond 12 deviations, expiry within 30 seconds, zero, negative, infinite, NaN)
 // is the double kernel's, in its lane only. So the edges are those of value_kernel.hpp.
