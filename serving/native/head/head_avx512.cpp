@@ -23,18 +23,11 @@ struct Net {
     }
 };
 
-void volatility(const HeadView& head, const float* context, const float* contracts, size_t count, size_t stride,
-                float share, bool add, float* iv) {
-    const Places at = places(head);
-    context_share<Avx512>(head, context, at.start);
-    tiles<Avx512, Net, 3>(head, at, contracts, count, stride, share, add, iv);
-}
-
 }  // namespace
 
 namespace heads {
 HeadPlan avx512() {
-    return {volatility, HeadLayout::blocks, Precision::fp32, Precision::fp32, Avx512::block, 16};
+    return {blocks_volatility<Net>, HeadLayout::blocks, Precision::fp32, Precision::fp32, Avx512::block, 16};
 }
 }  // namespace heads
 

@@ -32,22 +32,15 @@ struct PairNet {
     }
 };
 
-template <class Net>
-void volatility(const HeadView& head, const float* context, const float* contracts, size_t count, size_t stride,
-                float share, bool add, float* iv) {
-    const Places at = places(head);
-    context_share<Avx512>(head, context, at.start);
-    tiles<Avx512, Net, 3>(head, at, contracts, count, stride, share, add, iv);
-}
-
 }  // namespace
 
 namespace heads {
 HeadPlan bf16_bf16() {
-    return {volatility<PairNet>, HeadLayout::blocks, Precision::bf16, Precision::bf16, Avx512::block, 16};
+    return {blocks_volatility<PairNet>, HeadLayout::blocks, Precision::bf16, Precision::bf16, Avx512::block, 16};
 }
 HeadPlan bf16_int8() {
-    return {volatility<ByteNet<PairDot>>, HeadLayout::blocks, Precision::bf16, Precision::int8, Avx512::block, 16};
+    return {
+        blocks_volatility<ByteNet<PairDot>>, HeadLayout::blocks, Precision::bf16, Precision::int8, Avx512::block, 16};
 }
 }  // namespace heads
 

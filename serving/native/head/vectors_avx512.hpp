@@ -231,6 +231,15 @@ inline void quantise(size_t width, const float* raw, const __m512 (&largest)[V],
     }
 }
 
+// A head's kernel, whose layers are multiplied in blocks.
+template <class Net>
+void blocks_volatility(const HeadView& head, const float* context, const float* contracts, size_t count, size_t stride,
+                       float share, bool add, float* iv) {
+    const Places at = places(head);
+    context_share<Avx512>(head, context, at.start);
+    tiles<Avx512, Net, 3>(head, at, contracts, count, stride, share, add, iv);
+}
+
 }  // namespace
 
 }  // namespace strikeforge
