@@ -19,6 +19,7 @@ from serving.engine_pack import EnginePack, load_pack
 from serving.errors import BundleError, run_command
 from serving.warm import ALLOWED
 from tests.pipelines import market
+from tests.pipelines.gates.world import LOOSE_LATENCY
 
 MODEL, TARGET = "pricing_lstm", "trt_rtx_sm89_fp16"
 WITHOUT = ("accuracy", "arbitrage")  # a net of two epochs isn't good; whether it is isn't asked here
@@ -63,7 +64,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     done = promote.run(load_operation([
         *where, f"registry.tracking_uri={cfg.registry.tracking_uri}", f"signing.folder={folder}/keys",
         "gate=development", *(f"gate.{name}.enabled=false" for name in WITHOUT),
-        "gate.latency.calls=200", "gate.latency.step_p99_excess_us=1e9", "gate.latency.chain_p99_excess_us=1e9",
+        *(f"gate.latency.{name}={value}" for name, value in LOOSE_LATENCY.items()),
         "gate.precision.precision_slack=0.5", f"packs=[{compiled.pack.directory}]",
     ]))  # fmt: skip
     return Site(folder, compiled.pack, done.message)

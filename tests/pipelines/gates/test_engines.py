@@ -15,10 +15,8 @@ from pipelines.native_packs import admitted_precisions, make_native_packs
 from serving.canonical import canonical_json, parse_canonical
 from serving.engine_pack import EnginePack
 from serving.golden import GOLDEN
-from tests.pipelines.gates.world import NOISE, World, ask
+from tests.pipelines.gates.world import LOOSE_LATENCY, NOISE, World, ask
 from tests.stand_in_native import Moves, install
-
-QUICK = {"latency": {"calls": 200, "step_p99_excess_us": 1e9, "chain_p99_excess_us": 1e9}}
 
 
 @pytest.fixture
@@ -122,17 +120,17 @@ def test_a_precision_the_engine_hasnt_is_told_and_a_required_one_must_be_there(w
 
 def test_latency_is_measured_of_every_engine_and_precision(world: World, moves: Moves) -> None:
     context = world.context(world.register(world.bundle()))
-    outcome = ask("latency", context, **QUICK["latency"])
+    outcome = ask("latency", context, **LOOSE_LATENCY)
     assert outcome.passed, outcome.message
     assert list(outcome.figures["engines"]) == ["native fp32", "native bf16", "native int8", "ort fp32"]
     assert outcome.figures["engines"]["native bf16"]["runtime"] == "native stand-in bf16"
     moves.takes_us = 1000.0
-    outcome = ask("latency", context, **QUICK["latency"], step_p50_us=900.0)
+    outcome = ask("latency", context, **(LOOSE_LATENCY | {"step_p50_us": 900.0}))
     assert not outcome.passed
     assert "native int8: step p50" in outcome.message
     assert "ort fp32: step" not in outcome.message
     moves.absent = "there was no compiler"
-    outcome = ask("latency", context, **QUICK["latency"])
+    outcome = ask("latency", context, **LOOSE_LATENCY)
     assert outcome.passed
     assert "native not timed: there was no compiler" in outcome.message
     assert list(outcome.figures["engines"]) == ["ort fp32"]
@@ -142,7 +140,11 @@ def test_latency_is_measured_of_every_engine_and_precision(world: World, moves: 
 
 
 def gated(world: World, version: int) -> bytes:
-    gates = [gate for gate in load_gates(QUICK, task="pricing") if gate.name in ("parity", "precision", "latency")]
+    gates = [
+        gate
+        for gate in load_gates({"latency": LOOSE_LATENCY}, task="pricing")
+        if gate.name in ("parity", "precision", "latency")
+    ]
     return run_gates(world.state(), version, world.store, gates).report
 
 
