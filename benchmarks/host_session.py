@@ -33,7 +33,6 @@ from serving.host.config_types import HostConfig
 from serving.host.contracts import read_contracts
 from serving.host.feed_process import FeedProcess
 from serving.host.limits import read_limits
-from serving.host.loop import FixedWidth
 from serving.host.records import Records
 from serving.host.reference.loop import ReferenceLoop
 from serving.host.ring import RingReader, RingWriter
@@ -160,8 +159,7 @@ def _all_of(ring: Path) -> Records:
 
 def reference(bench: Bench, engine: NativeEngine, *, without: tuple[str, ...] = ()) -> ReferenceLoop:
     """The slow reference of the same host."""
-    config, told = bench.config, bench.config.strategy
+    config = bench.config
     limits = read_limits(config.risk.limits, config.risk.public_key)
     chain = read_contracts(config.chain.file, config.chain.reference_price, quoted=config.chain.quoted)
-    quoter = FixedWidth(told.half_width_money, told.quantity, told.requote_money, told.skew_money_per_unit)
-    return ReferenceLoop(engine, bench.host.spec, chain, limits, quoter, without=without)
+    return ReferenceLoop(engine, bench.host.spec, chain, limits, config.strategy, without=without)

@@ -28,7 +28,7 @@ from serving.host.directory import owned
 from serving.host.facts import HostFacts, read_facts, write_facts
 from serving.host.feed_process import FeedProcess
 from serving.host.host_log import HostLog
-from serving.host.loop import FixedWidth, HotLoop, Rings, Sweep
+from serving.host.loop import HotLoop, Rings, Sweep
 from serving.host.metrics import MetricsServer
 from serving.host.placement import lock_memory, place_housekeeping
 from serving.host.preflight import refuse_what_cannot_be
@@ -86,7 +86,7 @@ def _tell_what_was_left(config: HostConfig, log: HostLog) -> None:
 
 def loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, RingReader]:
     """The loop on its rings, and a reader of the tick ring that stands where the loop begins."""
-    feed, settings, strategy = config.feed, config.loop, config.strategy
+    feed, settings = config.feed, config.loop
     if feed.kind != "external" or not config.tick_ring.exists():
         with RingWriter(config.tick_ring, settings.ring_records, lossless=feed.lossless):
             pass  # made, or taken over; the feed takes it over in turn
@@ -94,13 +94,8 @@ def loop_of(config: HostConfig, parts: Parts) -> tuple[HotLoop, RingReader]:
         config.tick_ring, config.order_ring, config.fill_ring, config.signal_ring, settings.ring_records,
         lossless_in=feed.lossless, lossless_out=feed.lossless,
     )  # fmt: skip
-    quoter = None
-    if strategy.kind == "fixed_width":
-        quoter = FixedWidth(
-            strategy.half_width_money, strategy.quantity, strategy.requote_money, strategy.skew_money_per_unit
-        )
     loop = HotLoop(
-        parts.engine, parts.spec, parts.contracts, parts.limits, quoter, rings=rings, board=config.board,
+        parts.engine, parts.spec, parts.contracts, parts.limits, config.strategy, rings=rings, board=config.board,
         chain=config.chain_page, fair_values_every_ns=settings.fair_values_every_ns,
         sweep=Sweep(settings.sweep_contracts, settings.sweep_every_ns),
     )  # fmt: skip
@@ -142,11 +137,11 @@ def _facts(config: HostConfig, parts: Parts) -> HostFacts:
         "packet": f"packets of {feed.interface}, {', '.join(map(str, feed.lines))}",
         "external": "external feed",
     }
-    strategy, model = config.strategy, config.model
+    strategy, model = "null" if config.strategy is None else "fixed_width", config.model
     return HostFacts(
         os.getpid(), str(config.file), model.model, model.channel, f"{number}, version {released.version}",
         released.bundle.sha256, model.precision, info.runtime, released.expires_at or "", parts.spec.step_ns,
-        what[feed.kind], f"strategy {strategy.kind}", config.loop.poll, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        what[feed.kind], f"strategy {strategy}", config.loop.poll, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         parts.contracts.names[: parts.contracts.quoted], len(parts.contracts),
     )  # fmt: skip
 

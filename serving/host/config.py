@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
@@ -21,13 +22,13 @@ from serving.host.config_types import (
     Address,
     ChainConfig,
     FeedConfig,
+    FixedWidth,
     HostConfig,
     LoopConfig,
     MetricsConfig,
     ModelConfig,
     Pace,
     RiskConfig,
-    StrategyConfig,
 )
 from serving.ledger import CHANNELS
 
@@ -192,18 +193,18 @@ def _chain(top: Table) -> ChainConfig:
     return config
 
 
-def _strategy(top: Table) -> StrategyConfig:
+def _strategy(top: Table) -> FixedWidth | None:
     table = top.table("strategy", required=True)
     kind = table.text("kind", choices=STRATEGIES)
-    config = StrategyConfig(kind)
+    config = None
     if kind == "fixed_width":
-        config = StrategyConfig(
-            kind, table.number("half_width_money", above=0.0), table.number("quantity", above=0.0),
+        config = FixedWidth(
+            table.number("half_width_money", above=0.0), table.number("quantity", above=0.0),
             table.number("requote_money", least=0.0), table.number("skew_money_per_unit", 0.0, least=0.0),
+            table.whole("retry_ns", FixedWidth.retry_ns, least=0, most=10**15),
         )  # fmt: skip
     else:
-        numbers = ("half_width_money", "quantity", "requote_money", "skew_money_per_unit")
-        table.refuse(numbers, f"[strategy] kind {kind!r} has no such number")
+        table.refuse([field.name for field in fields(FixedWidth)], f"[strategy] kind {kind!r} has no such number")
     table.finish()
     return config
 

@@ -88,14 +88,17 @@ class ChainConfig:
 
 
 @dataclass(frozen=True)
-class StrategyConfig:
-    """What decides, and its numbers: money per unit of the underlying, quantity in contracts."""
+class FixedWidth:
+    """The fixed-width quoter's numbers: money per unit of the underlying; `tick_money` is that of the limits.
 
-    kind: str
-    half_width_money: float = 0.0
-    quantity: float = 0.0
-    requote_money: float = 0.0
+    `retry_ns`: event time for which it asks no new order on a contract's side where one was refused.
+    """
+
+    half_width_money: float
+    quantity: float
+    requote_money: float
     skew_money_per_unit: float = 0.0
+    retry_ns: int = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class HostConfig:
     model: ModelConfig
     feed: FeedConfig
     chain: ChainConfig
-    strategy: StrategyConfig
+    strategy: FixedWidth | None  # None: the null strategy, which asks for nothing
     risk: RiskConfig
     loop: LoopConfig
     metrics: MetricsConfig

@@ -24,6 +24,7 @@ from serving.bundle import Bundle
 from serving.engines.native import NativeEngine
 from serving.errors import DataError, HostError
 from serving.host.board import Board, ChainPage
+from serving.host.config_types import FixedWidth
 from serving.host.contracts import ContractTable
 from serving.host.limits import Limits
 from serving.host.records import RECORD, SIGNAL, Kind, Records, new_records
@@ -59,16 +60,6 @@ class KillSource(IntEnum):
     ASKED = 1
     SIGNAL = 2
     FILE = 3
-
-
-@dataclass(frozen=True)
-class FixedWidth:
-    """The fixed-width quoter's numbers: money per unit of the underlying; `tick_money` is that of the limits."""
-
-    half_width_money: float
-    quantity: float
-    requote_money: float
-    skew_money_per_unit: float = 0.0
 
 
 @dataclass(frozen=True)

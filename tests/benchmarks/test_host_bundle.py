@@ -21,7 +21,7 @@ from serving.host.assembly import assembled
 from serving.host.config import read_config
 from serving.host.contracts import listed_chain, read_contracts
 from serving.host.limits import read_limits
-from serving.host.loop import FixedWidth, HotLoop
+from serving.host.loop import HotLoop
 from serving.host.records import QUOTE, RECORD, Kind, new_records
 from serving.host.reference.loop import ReferenceLoop
 from serving.installed import open_installed
@@ -171,9 +171,7 @@ def test_the_loop_s_orders_on_it_equal_the_reference_s(host: HostFiles) -> None:
     config, records = read_config(host.config), recorded(70)
     with ExitStack() as stack:
         parts = assembled(config, stack)
-        told = config.strategy
-        numbers = (told.half_width_money, told.quantity, told.requote_money, told.skew_money_per_unit)
-        made_of = (parts.engine, parts.spec, parts.contracts, parts.limits, FixedWidth(*numbers))
+        made_of = (parts.engine, parts.spec, parts.contracts, parts.limits, config.strategy)
         left = HotLoop(*made_of).process(records)
         slow = ReferenceLoop(*made_of).process(records)
     kinds = left["kind"].tolist()

@@ -19,9 +19,9 @@ import numpy as np
 from serving import native
 from serving.engines.native import NativeEngine
 from serving.features import Scaler
+from serving.host.config_types import FixedWidth
 from serving.host.contracts import ContractTable
 from serving.host.limits import Limits
-from serving.host.loop import FixedWidth
 from serving.host.records import RECORD, Records
 from serving.host.reference import contracts as values
 from serving.host.reference.book import Book
@@ -87,6 +87,7 @@ class ReferenceLoop:
         self._told = (self.gate.state, self.gate.why)
         self._read = self.asked = 0  # records that aren't controls; intents given to the gate
         self._kill_before, self._replayed_kill = 0, 0.0
+        self._refused_ns: dict[tuple[int, bool], int] = {}  # when, of a contract's buy or sell side
         self.events = self.advances = self.skipped = self.time_went_back = 0
 
     def process(self, records: Records) -> Records:
@@ -178,7 +179,8 @@ class ReferenceLoop:
 
     def _step_8_orders(self) -> None:
         if self.gate.state is not State.HALTED and self._strategy is not None and "strategy" not in self._without:
-            for intent in fixed_width(self._strategy, self._limits.tick_money, self.market, self.contracts):
+            tick = self._limits.tick_money
+            for intent in fixed_width(self._strategy, tick, self.market, self.contracts, self._refused_ns):
                 self._submit(intent)
             self._tell_state()
         self._kill_before = 0
@@ -188,7 +190,8 @@ class ReferenceLoop:
         if self.asked == self._kill_before:
             self.gate.kill_asked = True
         before = self.gate.state
-        self.gate.submit(intent, self.market, self.contracts)
+        if self.gate.submit(intent, self.market, self.contracts) is not Reason.NONE:
+            self._refused_ns[intent.contract, intent.is_buy] = self.market.event_ns
         if before is not State.HALTED and self.gate.why is Reason.KILL_SWITCH:
             self.gate.kill_asked = False
             told = (float(ControlCode.KILL), self._replayed_kill, float(self._read - 1), float(self.asked))

@@ -244,11 +244,16 @@ class ReferenceGate:
         return self._beyond([contract.vega for contract in contracts], self._limits.vega, intent, contracts)
 
     def _beyond(self, greeks: list[float], limit: float, intent: Intent, contracts: list[ContractState]) -> bool:
+        if math.isinf(limit):
+            return False
         multiplier = self._limits.multiplier
-        known = [greek if math.isfinite(greek) else 0.0 for greek in greeks]
-        change = _signed(intent) * known[intent.contract] * multiplier
+        change = _signed(intent) * greeks[intent.contract] * multiplier
         total = pending = 0.0
-        for place, (contract, greek) in enumerate(zip(contracts, known, strict=True)):
+        for place, (contract, greek) in enumerate(zip(contracts, greeks, strict=True)):
+            if contract.position == 0 and contract.working(True) is None and contract.working(False) is None:
+                continue
+            if not math.isfinite(greek):  # nor is the total known
+                return not _reduces(intent, contracts)
             total += contract.position * greek * multiplier
             for is_buy in (True, False):
                 order = contract.working(is_buy)

@@ -37,9 +37,9 @@ Value value_of(nb::handle of, const char* name) {
     return nb::cast<Value>(nb::object(of.attr(name)));
 }
 
-std::unique_ptr<Strategy> strategy_of(nb::handle options) {
+std::unique_ptr<Strategy> strategy_of(nb::handle options, size_t contracts) {
     if (options.is_none()) return make_null_strategy();
-    return make_fixed_width(fixed_width_of(options));
+    return make_fixed_width(fixed_width_of(options), contracts);
 }
 
 class BoundLoop {
@@ -81,7 +81,7 @@ class BoundLoop {
             ticks_ = std::make_unique<RingReader>(ticks, value_of<std::string>(settings, "reader"),
                                                   value_of<bool>(settings, "lossless_in"));
         loop_ = std::make_unique<Loop>(engine, option_kernels(named_isa(isa)), dense_kernels(named_isa(isa)),
-                                       strategy_of(strategy), made);
+                                       strategy_of(strategy, made.quoted), made);
     }
 
     nb::bytes process(nb::handle array, bool sweep) {

@@ -28,8 +28,8 @@ Limits limits_of(nb::handle limits) {
 
 FixedWidth fixed_width_of(nb::handle options) {
     const auto number = [&](const char* name) { return nb::cast<double>(options.attr(name)); };
-    return {number("half_width_money"), number("quantity"), number("requote_money"), number("skew_money_per_unit"),
-            number("tick_money")};
+    return {number("half_width_money"),    number("quantity"),   number("requote_money"),
+            number("skew_money_per_unit"), number("tick_money"), nb::cast<std::int64_t>(options.attr("retry_ns"))};
 }
 
 namespace {
@@ -76,6 +76,9 @@ struct BoundStrategy {
         for (const Intent& intent : intents)
             out.append(nb::make_tuple(intent.contract, intent.flags, intent.price, intent.quantity));
         return out;
+    }
+    void tell_refused(std::uint16_t contract, std::uint8_t flags, const Market& market) {
+        strategy->on_refused({contract, flags, 0, 0}, market);
     }
 };
 
@@ -154,11 +157,15 @@ void bind_risk(nb::module_& module) {
 
     nb::class_<BoundStrategy>(module, "Strategy", "A strategy alone, for tests.")
         .def("ask", &BoundStrategy::ask, nb::arg("gate"), nb::arg("market"), nb::arg("room") = 128,
-             "(contract, flags, price, quantity) of each intent.");
+             "(contract, flags, price, quantity) of each intent.")
+        .def("tell_refused", &BoundStrategy::tell_refused, nb::arg("contract"), nb::arg("flags"), nb::arg("market"));
     module.def("null_strategy", [] { return BoundStrategy{make_null_strategy(), {}}; });
     module.def(
-        "fixed_width", [](nb::handle options) { return BoundStrategy{make_fixed_width(fixed_width_of(options)), {}}; },
-        nb::arg("options"));
+        "fixed_width",
+        [](nb::handle options, size_t contracts) {
+            return BoundStrategy{make_fixed_width(fixed_width_of(options), contracts), {}};
+        },
+        nb::arg("options"), nb::arg("contracts"));
 }
 
 }  // namespace strikeforge

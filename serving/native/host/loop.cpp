@@ -221,7 +221,7 @@ void Loop::submit(const Intent& intent) {
     const bool replayed = asked_ == kill_before_;
     if (replayed) board_->kill.store(static_cast<std::uint32_t>(KillSource::asked), std::memory_order_relaxed);
     const bool halted = gate_.state() == State::halted;
-    gate_.submit(intent, market_, states_);
+    if (gate_.submit(intent, market_, states_) != Reason::none) strategy_->on_refused(intent, market_);
     if (halted || gate_.state() != State::halted || gate_.why() != Reason::kill_switch) return;
     const std::uint32_t asked_by = board_->kill.exchange(0, std::memory_order_acq_rel);
     const double source = replayed ? replayed_kill_ : asked_by;

@@ -4,25 +4,12 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
+#include "host/event_time.hpp"
 #include "host/risk.hpp"
 
 namespace strikeforge {
-
-inline constexpr std::int64_t forever_ns = std::numeric_limits<std::int64_t>::max();
-
-// Times come from data: the difference of two may be too large for one.
-inline std::int64_t ns_between(std::int64_t earlier, std::int64_t later) {
-    std::int64_t out;
-    return __builtin_sub_overflow(later, earlier, &out) ? (later > earlier ? forever_ns : -forever_ns) : out;
-}
-
-inline std::int64_t later_by(std::int64_t time, std::int64_t wait) {
-    std::int64_t out;
-    return __builtin_add_overflow(time, wait, &out) ? forever_ns : out;  // wait >= 0
-}
 
 inline bool is_known(double value) {  // an infinite price or Greek is as good as none
     return std::isfinite(value);
@@ -137,12 +124,16 @@ struct RiskGate::Checks {
         return !(std::abs(after) <= limit || nearer);
     }
 
-    // With what works and pulls the same way: whichever of it fills, and in whatever order, the limit holds.
+    // With what works and pulls the same way: whichever of it fills, and in whatever order, the limit holds. Where
+    // a Greek of what is held or works isn't known, neither is the total: then only reductions pass.
     static bool greek(const RiskGate& gate, const Question& asked, double ContractState::* which, double limit) {
         const double change = asked.change * (asked.contract->*which) * gate.limits_.multiplier;
         double total = 0, pending = 0;
+        if (std::isinf(limit)) return false;
         for (const ContractState& contract : asked.contracts) {
-            const double value = is_known(contract.*which) ? contract.*which : 0.0;
+            if (contract.position == 0 && !contract.buy.id && !contract.sell.id) continue;
+            const double value = contract.*which;
+            if (!is_known(value)) return !asked.reduces();
             total += contract.position * value * gate.limits_.multiplier;
             for (const ContractState::Working* order : {&contract.buy, &contract.sell}) {
                 if (!order->id || order == asked.working) continue;

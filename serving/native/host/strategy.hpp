@@ -39,6 +39,7 @@ class Strategy {
     virtual void on_event(const Market& market, const Book& book, const std::vector<ContractState>& contracts,
                           Intents& out) = 0;
     virtual void on_fill(const Fill&) {}
+    virtual void on_refused(const Intent&, const Market&) {}  // what it asked, by the gate
 };
 
 // Asks for nothing.
@@ -48,7 +49,8 @@ std::unique_ptr<Strategy> make_null_strategy();
 // It asks at most twice for a contract in one event. HostProblem where an option makes no sense.
 struct FixedWidth {
     double half_width_money, quantity, requote_money, skew_money_per_unit, tick_money;
+    std::int64_t retry_ns;  // event time without a new order on a side after one was refused there
 };
-std::unique_ptr<Strategy> make_fixed_width(const FixedWidth& options);
+std::unique_ptr<Strategy> make_fixed_width(const FixedWidth& options, size_t contracts);
 
 }  // namespace strikeforge

@@ -281,10 +281,13 @@ for greek, unit in (("delta", 2.0), ("gamma", 0.5), ("vega", 8.0)):  # of one co
         passes(desk.order(SELL, 3.0, quantity=6.0))
         return desk.order(SELL, 3.0, quantity=7.0, action=REPLACE)
 
-    def unpriced_counts_nothing(desk: Desk, greek: str = greek) -> str:
-        desk.set(1, position=100.0, **{greek: NAN})
-        passes(desk.order(BUY, quantity=2.0))
-        return desk.order(BUY, quantity=2.5, action=REPLACE)
+    def held_and_unknown(desk: Desk, greek: str = greek) -> str:
+        desk.set(1, **{greek: NAN})
+        passes(desk.order(BUY, quantity=2.0))  # what isn't held counts nothing
+        desk.set(1, position=0.5)
+        desk.set(0, position=-1.0)
+        passes(desk.order(BUY, quantity=1.0, action=REPLACE))  # it reduces
+        return desk.order(BUY, quantity=1.25, action=REPLACE)
 
     def with_what_works(desk: Desk, greek: str = greek) -> str:
         passes(desk.order(BUY, quantity=1.0, contract=1))
@@ -298,7 +301,7 @@ for greek, unit in (("delta", 2.0), ("gamma", 0.5), ("vega", 8.0)):  # of one co
         less,
         back_from_beyond,
         through_to_the_other_side_of_it,
-        unpriced_counts_nothing,
+        held_and_unknown,
         with_what_works,
     ):
         CASES.append(Case(greek, check.__name__, check, {greek: 2 * unit}))

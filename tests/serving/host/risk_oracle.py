@@ -185,7 +185,13 @@ class Oracle:
             and limits.multiplier * (sum(held) + sum(resting) + price * quantity) > limits.notional_money,
             "order_rate": len(recent) >= limits.order_rate_count,
         }
+        counts = [
+            bool(book[place]["position"]) or {(place, 0), (place, BUY)} & {*self.works} for place in range(CONTRACTS)
+        ]
         for name in ("delta", "gamma", "vega"):
+            if np.isnan(book[name][np.array(counts, bool)]).any():
+                rules[name] = not reduces and math.isfinite(getattr(limits, name))
+                continue
             known = np.nan_to_num(book[name], nan=0.0)
             total = float((book["position"] * known).sum()) * limits.multiplier
             moves = [

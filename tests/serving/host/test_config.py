@@ -163,7 +163,7 @@ def test_a_key_of_another_kind_of_feed_or_strategy_is_refused(tmp_path: Path) ->
     values["strategy"]["kind"] = "null"
     found = problems(tmp_path, values)
     assert sum("[feed] files" in one or "[feed] recovery" in one or "[feed] lines" in one for one in found) == 3
-    assert sum("[strategy]" in one and "no such number" in one for one in found) == 4
+    assert sum("[strategy]" in one and "no such number" in one for one in found) == 5
 
 
 @pytest.mark.parametrize("kind", ["external", "multicast"])

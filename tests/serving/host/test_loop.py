@@ -12,8 +12,9 @@ import pytest
 from serving import native
 from serving.engine import open_engine
 from serving.errors import ConfigError, EngineError, HostError
+from serving.host.config_types import FixedWidth
 from serving.host.contracts import ContractTable
-from serving.host.loop import ControlCode, FixedWidth, HotLoop, SignalCode, loop_isa, tick_spec_of
+from serving.host.loop import ControlCode, HotLoop, SignalCode, loop_isa, tick_spec_of
 from serving.host.records import ORDER, RECORD, SIGNAL, Kind, Records
 from serving.host.reference.compare import without_times
 from serving.host.tick_features import TickSpec, tick_rows

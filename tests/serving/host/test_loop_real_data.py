@@ -12,8 +12,9 @@ import pytest
 
 from serving.feeds.layouts import read_tape
 from serving.feeds.tape import Heartbeats
+from serving.host.config_types import FixedWidth
 from serving.host.contracts import ContractTable, listed_chain
-from serving.host.loop import FixedWidth, HotLoop
+from serving.host.loop import HotLoop
 from serving.host.records import Kind, Records
 from serving.host.reference.compare import first_difference, without_times
 from serving.host.reference.loop import ReferenceLoop

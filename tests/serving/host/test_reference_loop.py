@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from serving import native
 from serving.engines.native import NativeEngine
+from serving.host.config_types import FixedWidth
 from serving.host.contracts import ContractTable
-from serving.host.loop import FixedWidth, HotLoop, with_controls
+from serving.host.loop import HotLoop, with_controls
 from serving.host.records import SIGNAL, Records
 from serving.host.reference.compare import first_difference
 from serving.host.reference.loop import STAGES, ReferenceLoop
@@ -125,13 +126,14 @@ def test_the_streams_bring_fills_and_every_refusal_and_state() -> None:
     half_width=st.sampled_from([0.0, 0.004, 0.05, 1.0]), requote=st.sampled_from([0.0, 0.01, 0.2]),
     skew=st.sampled_from([0.0, 0.01, 0.1]), quantity=st.sampled_from([0.1, 1.0, 3.0]),
     fair_values=st.sampled_from([0, 1, 250_000_000]), sweep=st.booleans(),
+    retry=st.sampled_from([0, 1, 40_000_000, 10**9]),
 )  # fmt: skip
 def test_whatever_comes(
     seed: int, garbage: float, controls: float, family: str, semantics: str, limits: str, half_width: float,
-    requote: float, skew: float, quantity: float, fair_values: int, sweep: bool,
+    requote: float, skew: float, quantity: float, fair_values: int, sweep: bool, retry: int,
 ) -> None:  # fmt: skip
     """Sweeps of the chain between events decide nothing, so the reference has none."""
-    quoter = FixedWidth(half_width, quantity, requote, skew)
+    quoter = FixedWidth(half_width, quantity, requote, skew, retry)
     records = stream(seed, 120, garbage, controls)
     product = native_loop(family, semantics, quoter, limits, fair_values_every_ns=fair_values)
     reference = reference_loop(family, semantics, quoter, limits, fair_values_every_ns=fair_values)
@@ -232,6 +234,21 @@ def test_a_print_at_the_orders_price_doesnt_fill(price: float, fills: int) -> No
     product = HotLoop(engine_of(), spec_of(), deep, limits, quoter).process(records)
     assert first_difference(product, ReferenceLoop(engine_of(), spec_of(), deep, limits, quoter).process(records)) == ""
     assert (product["kind"] == Kind.FILL).sum() == fills
+
+
+def test_a_quoter_at_a_limit_is_not_a_burst_of_refusals() -> None:
+    """It goes on with what the limits leave it; asked again at every event, the same refusal halts the host."""
+    limits = limits_of(**UNLIMITED | {"position_quantity": 1.0, "reject_burst_count": 12.0})
+    made_of = (spec_of(), contracts_of(), limits)
+    records = known_streams()[0]
+    ends = {}
+    for retry_ns in (0, 10**9):
+        quoter = replace(QUOTER, half_width_money=0.01, requote_money=0.01, retry_ns=retry_ns)
+        product, reference = HotLoop(engine_of(), *made_of, quoter), ReferenceLoop(engine_of(), *made_of, quoter)
+        assert first_difference(product.process(records), reference.process(records)) == ""
+        assert reference.gate.refused[Reason.POSITION] > 0
+        ends[retry_ns] = reference.gate.state
+    assert ends == {0: State.HALTED, 10**9: State.ACTIVE}
 
 
 PAST, FUTURE = -(2**63), 2**63 - 1

@@ -223,7 +223,7 @@ def market_at(ns: int) -> Market:
 @pytest.mark.parametrize("position", [-3.0, 0.0, 3.0])
 def test_quotes_stand_a_half_width_around_the_skewed_fair_value(position: float) -> None:
     options, contract = QUOTER, contract_of(fair=5.0037, position=position)
-    bid, ask = fixed_width(options, TICK, market_at(0), [contract])
+    bid, ask = fixed_width(options, TICK, market_at(0), [contract], {})
     centre = 5.0037 - options.skew_money_per_unit * position
     assert (bid.flags, ask.flags) == (Side.NEW | Side.BUY, Side.NEW)
     assert 0 <= centre - options.half_width_money - bid.price < TICK
@@ -233,16 +233,22 @@ def test_quotes_stand_a_half_width_around_the_skewed_fair_value(position: float)
 def test_quotes_stay_until_the_requote_distance_and_go_without_a_fair_value() -> None:
     options = replace(QUOTER, requote_money=0.02, skew_money_per_unit=0.0)
     contract = contract_of(fair=5.0)
-    for one in fixed_width(options, TICK, market_at(0), [contract]):
+    for one in fixed_width(options, TICK, market_at(0), [contract], {}):
         contract.set_working(one.is_buy, Working(1, one.price, 1.0))
     contract.fair = 5.009
-    assert fixed_width(options, TICK, market_at(0), [contract]) == []
+    assert fixed_width(options, TICK, market_at(0), [contract], {}) == []
     contract.fair = 5.03
-    assert [one.flags & ~1 for one in fixed_width(options, TICK, market_at(0), [contract])] == [Side.REPLACE] * 2
+    assert [one.flags & ~1 for one in fixed_width(options, TICK, market_at(0), [contract], {})] == [Side.REPLACE] * 2
     contract.fair = math.nan
-    gone = [one.flags for one in fixed_width(options, TICK, market_at(0), [contract])]
+    gone = [one.flags for one in fixed_width(options, TICK, market_at(0), [contract], {})]
     assert gone == [Side.CANCEL | Side.BUY, Side.CANCEL]
 
 
+def test_a_refused_side_is_left_alone_for_its_time() -> None:
+    options, contracts, waits = replace(QUOTER, retry_ns=10), [contract_of(fair=5.0)], {(0, True): START_NS}
+    assert [one.is_buy for one in fixed_width(options, TICK, market_at(9), contracts, waits)] == [False]
+    assert [one.is_buy for one in fixed_width(options, TICK, market_at(10), contracts, waits)] == [True, False]
+
+
 def test_no_bid_below_a_tick() -> None:
-    assert [one.flags for one in fixed_width(QUOTER, TICK, market_at(0), [contract_of(fair=0.03)])] == [Side.NEW]
+    assert [one.flags for one in fixed_width(QUOTER, TICK, market_at(0), [contract_of(fair=0.03)], {})] == [Side.NEW]

@@ -23,9 +23,10 @@ from serving.feeds.layouts import read_tape  # noqa: E402
 from serving.feeds.tape import Heartbeats  # noqa: E402
 from serving.host.assembly import assembled  # noqa: E402
 from serving.host.config import read_config  # noqa: E402
+from serving.host.config_types import FixedWidth  # noqa: E402
 from serving.host.directory import owned  # noqa: E402
 from serving.host.host_log import HostLog  # noqa: E402
-from serving.host.loop import ControlCode, FixedWidth, HotLoop  # noqa: E402
+from serving.host.loop import ControlCode, HotLoop  # noqa: E402
 from serving.host.records import ORDER, SIGNAL, Kind, Records  # noqa: E402
 from serving.host.ring import RingReader, RingWriter  # noqa: E402
 from serving.host.supervisor import Supervisor  # noqa: E402

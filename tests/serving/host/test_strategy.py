@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import HostError
-from tests.serving.host.risk_gates import BUY, CANCEL, NAN, NEW, REPLACE, Desk, limits_with
+from tests.serving.host.risk_gates import BUY, CANCEL, NAN, NEW, REPLACE, START_NS, Desk, limits_with
 from tests.serving.native.built import built_core
 
 CORE = built_core()
@@ -23,6 +24,7 @@ class Options:
     requote_money: float = 0.25
     skew_money_per_unit: float = 0.0
     tick_money: float = 0.25
+    retry_ns: int = 10
 
 
 def page(options: Options, spot: float, contracts: list[tuple[float, float, float, float]]) -> list[tuple[object, ...]]:
@@ -45,7 +47,11 @@ def page(options: Options, spot: float, contracts: list[tuple[float, float, floa
 
 
 def asked_of(options: Options, desk: Desk) -> list[tuple[object, ...]]:
-    return list(CORE.fixed_width(options).ask(desk.gate, CORE.Market(**desk.market)))
+    return list(quoter(options, desk).ask(desk.gate, CORE.Market(**desk.market)))
+
+
+def quoter(options: Options, desk: Desk) -> Any:
+    return CORE.fixed_width(options, len(desk.contracts))
 
 
 money = st.floats(0.0, 50.0)
@@ -102,17 +108,43 @@ def test_the_null_strategy_asks_for_nothing() -> None:
 
 def test_beyond_its_room_nothing_is_taken() -> None:
     desk = Desk(CORE, limits_with(), 4)
-    assert len(CORE.fixed_width(Options()).ask(desk.gate, CORE.Market(**desk.market), 3)) == 3
+    assert len(quoter(Options(), desk).ask(desk.gate, CORE.Market(**desk.market), 3)) == 3
 
 
-@pytest.mark.parametrize("name", list(asdict(Options())))
+@pytest.mark.parametrize("name", [name for name in asdict(Options()) if name != "retry_ns"])
 @pytest.mark.parametrize("value", [NAN, math.inf, -1.0])
 def test_senseless_options_are_refused(name: str, value: float) -> None:
     with pytest.raises(HostError, match=name):
-        CORE.fixed_width(replace(Options(), **{name: value}))
+        CORE.fixed_width(replace(Options(), **{name: value}), 1)
 
 
 @pytest.mark.parametrize("name", ["quantity", "tick_money"])
 def test_what_must_be_above_zero(name: str) -> None:
     with pytest.raises(HostError, match=name):
-        CORE.fixed_width(replace(Options(), **{name: 0.0}))
+        CORE.fixed_width(replace(Options(), **{name: 0.0}), 1)
+
+
+def test_a_time_to_wait_is_not_negative() -> None:
+    with pytest.raises(HostError, match="retry_ns"):
+        CORE.fixed_width(replace(Options(), retry_ns=-1), 1)
+
+
+@pytest.mark.parametrize("side", [BUY, 0])
+def test_where_it_was_refused_it_asks_nothing_new_for_a_while(side: int) -> None:
+    """That side of that contract alone; what works there is still replaced and cancelled."""
+    desk = Desk(CORE)
+    asks = quoter(Options(retry_ns=10), desk)
+
+    def new(event_ns: int) -> list[tuple[int, int]]:
+        desk.market["event_ns"] = event_ns
+        return [(place, flags) for place, flags, _, _ in asks.ask(desk.gate, CORE.Market(**desk.market))]
+
+    everything = [(place, NEW | one) for place in (0, 1) for one in (BUY, 0)]
+    assert new(START_NS) == everything
+    asks.tell_refused(1, NEW | side, CORE.Market(**desk.market))
+    others = [one for one in everything if one != (1, NEW | side)]
+    assert new(START_NS) == new(START_NS + 9) == others
+    desk.contracts[1]["buy" if side else "sell"] = (1, 1.0, 1.0)
+    assert new(START_NS + 9) == [*others[: 2 + (not side)], (1, REPLACE | side), *others[2 + (not side) :]]
+    desk.contracts[1]["buy" if side else "sell"] = (0, 0.0, 0.0)
+    assert new(START_NS + 10) == everything

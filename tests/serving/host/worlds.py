@@ -23,9 +23,9 @@ import models
 from serving.bundle import Bundle, write_bundle
 from serving.engines.native import NativeEngine
 from serving.features import Scaler
+from serving.host.config_types import FixedWidth
 from serving.host.contracts import ContractTable
 from serving.host.limits import Limits
-from serving.host.loop import FixedWidth
 from serving.host.records import RECORD, Records
 from serving.host.reference.states import ControlCode, Kind
 from serving.host.tick_features import CONTRACT_FEATURES, STEP_FEATURES, TickSpec
@@ -40,7 +40,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-QUOTER = FixedWidth(half_width_money=0.05, quantity=1.0, requote_money=0.03, skew_money_per_unit=0.01)
+QUOTER = FixedWidth(  # which asks again at once what was refused: every breaker is to be met
+    half_width_money=0.05, quantity=1.0, requote_money=0.03, skew_money_per_unit=0.01, retry_ns=0
+)
 
 
 def limits_of(**changed: Any) -> Limits:
