@@ -37,7 +37,7 @@ from serving.engine import CONTEXT_TOLERANCE, IV_TOLERANCE
 from serving.engine_pack import EnginePack, engine_key, load_pack, write_pack
 from serving.engines.trt_builder import import_library
 from serving.engines.trt_driver import probe_driver
-from serving.errors import EngineError, LedgerError
+from serving.errors import ConfigError, EngineError, LedgerError
 from serving.ledger import Ledger
 from serving.warm import ALLOWED
 
@@ -81,6 +81,8 @@ def run(cfg: CompileConfig) -> Compiled:
     check_profile(cfg.target.rows)
     target = for_this_host(cfg.target)
     out = Path(cfg.out)
+    if cfg.bundle and cfg.version is not None:
+        raise ConfigError([f"bundle={cfg.bundle} and version={cfg.version} both say what to compile: leave one out"])
     if cfg.bundle:
         bundle = load_bundle(Path(cfg.bundle))
     else:

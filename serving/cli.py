@@ -43,14 +43,28 @@ HOST_COMMANDS = {  # module, its functions that add options and run, what it doe
 
 
 def entry() -> None:
-    """Console script; a reader that stops early (`| head`) is no error."""
+    """Console script; a reader that stops early (`| head`) is no error, a full disk is."""
     try:
         code = run_command(main)
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at exit
+    except OSError as error:
+        if not _stdout_is_broken():
+            raise
         code = 0
+        if not isinstance(error, BrokenPipeError):
+            code = 1
+            sys.stderr.write(f"error: stdout: {error.strerror}: not all was written; make room, or write elsewhere\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at exit
     sys.exit(code)
+
+
+def _stdout_is_broken() -> bool:
+    try:
+        sys.stdout.flush()  # what couldn't be written is tried again, unless it wasn't buffered
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return True
+    return False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +31,18 @@ from tests.serving.test_pricing import priced_by, small_market
 from tests.small_nets import small_bundle
 from tests.tiny_bundle import npz_bytes
 
-MODEL = "small"
+MODEL, ROOT = "small", Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "told"), [("> /dev/full", 1, "error: stdout: No space left on device"), ("| true", 0, "")]
+)
+def test_who_does_not_take_what_is_said(where: str, code: int, told: str) -> None:
+    """A full disk is told in a line, a reader that stopped isn't told at all."""
+    shell = f"set -o pipefail; '{sys.executable}' -c 'from serving.cli import entry; entry()' info {where}"
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[: len(told) or None]) == (code, told)
+    assert len(done.stderr.splitlines()) <= 1
 
 
 def demo_bundle(folder: Path, market: Market, *, off_by: float = 0.0, semantics: str = "window") -> Bundle:

@@ -65,6 +65,12 @@ def test_wrong_settings_are_named(override: str, told: str) -> None:
         load_compile(["target=trt_rtx_sm89_fp16", override])
 
 
+def test_a_bundle_and_a_version_are_one_too_many(tmp_path: Path) -> None:
+    cfg = load_compile(["target=trt_rtx_sm89_fp16", f"bundle={tmp_path}", "version=3"])
+    with pytest.raises(ConfigError, match=r"bundle=.* and version=3 both say what to compile"):
+        compiling.run(cfg)
+
+
 def test_rows_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
     cfg = load_compile(["target=trt_rtx_sm89_fp16", "target.rows.min=9", "target.rows.opt=8"])
     with pytest.raises(EngineError, match=r"target\.rows: min 9, opt 8, max 16384"):
