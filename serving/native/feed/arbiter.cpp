@@ -107,8 +107,9 @@ bool Arbiter::request(MissingRange& out) {
 bool Arbiter::store(std::uint64_t number, const Record& record) {
     const std::uint64_t slot = number & (options_.capacity - 1);
     if (number < next_ || there_[slot] != 0) return false;
-    Record numbered = record;
-    numbered.header.sequence = static_cast<std::uint32_t>(number);
+    Record numbered;
+    copy_record(numbered, record);
+    set_sequence(numbered, static_cast<std::uint32_t>(number));
     if (number == next_) {
         deliver(numbered);
         drain();

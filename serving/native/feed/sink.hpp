@@ -43,7 +43,8 @@ inline bool begins_event(const RecordHeader& header) {
 // Market data of all kinds keeps its arrival in the same place.
 static_assert(offsetof(Trade, arrival_ns) == 48 && offsetof(Quote, arrival_ns) == 48);
 inline Record arrived(const Record& record, std::int64_t arrival_ns) {
-    Record out = record;
+    Record out;
+    copy_record(out, record);
     out.trade.arrival_ns = arrival_ns;
     return out;
 }

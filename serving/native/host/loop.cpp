@@ -156,14 +156,14 @@ void Loop::fill_side(size_t contract, bool buy, double underlying) {
     const double money = order.price * order.quantity * settings_.limits.multiplier;
     state.position += buy ? order.quantity : -order.quantity;
     state.cash += buy ? -money : money;
-    Record record{};
-    record.fill = {{market_.event_ns, static_cast<std::uint32_t>(++fills_written_),
-                    static_cast<std::uint16_t>(contract + 1), Kind::fill, buy ? is_buy : std::uint8_t{0}},
-                   order.id,
-                   order.price,
-                   order.quantity,
-                   underlying,
-                   market_.arrival_ns};
+    Record record;
+    set_header(record, market_.event_ns, static_cast<std::uint32_t>(++fills_written_),
+               static_cast<std::uint16_t>(contract + 1), Kind::fill, buy ? is_buy : std::uint8_t{0});
+    record.fill.order_id = order.id;
+    record.fill.price = order.price;
+    record.fill.quantity = order.quantity;
+    record.fill.underlying = underlying;
+    record.fill.arrival_ns = market_.arrival_ns;
     order = {};
     leave(record, fills_.get());
     strategy_->on_fill(record.fill);
@@ -247,11 +247,14 @@ void Loop::tell_fair_values() {
 }
 
 void Loop::tell(SignalCode code, size_t instrument, double a, double b, double c, double d) {
-    Record record{};
-    record.signal = {{market_.event_ns, static_cast<std::uint32_t>(++signals_written_),
-                      static_cast<std::uint16_t>(instrument), Kind::signal, static_cast<std::uint8_t>(code)},
-                     {a, b, c, d},
-                     market_.arrival_ns};
+    Record record;
+    set_header(record, market_.event_ns, static_cast<std::uint32_t>(++signals_written_),
+               static_cast<std::uint16_t>(instrument), Kind::signal, static_cast<std::uint8_t>(code));
+    record.signal.value[0] = a;
+    record.signal.value[1] = b;
+    record.signal.value[2] = c;
+    record.signal.value[3] = d;
+    record.signal.arrival_ns = market_.arrival_ns;
     leave(record, signals_.get());
 }
 

@@ -40,7 +40,8 @@ class RingOrderSink final : public OrderSink {
   public:
     RingOrderSink(const std::string& path, std::uint64_t capacity, bool lossless) : ring_(path, capacity, lossless) {}
     void leave(const ClearedOrder& order) override {
-        Record record = order.record();
+        Record record;
+        copy_record(record, order.record());
         sent_ns_ = monotonic_ns();
         record.order.sent_ns = sent_ns_;
         ring_.write(record);

@@ -155,14 +155,14 @@ void RiskGate::withdraw(const Market& market, std::vector<ContractState>& contra
 }
 
 void RiskGate::send(const Market& market, size_t contract, std::uint8_t flags, const ContractState::Working& order) {
-    Record record{};
-    record.order = {{market.event_ns, static_cast<std::uint32_t>(++records_), static_cast<std::uint16_t>(contract + 1),
-                     Kind::order, flags},
-                    order.id,
-                    order.price,
-                    order.quantity,
-                    market.arrival_ns,
-                    0};
+    Record record;
+    set_header(record, market.event_ns, static_cast<std::uint32_t>(++records_),
+               static_cast<std::uint16_t>(contract + 1), Kind::order, flags);
+    record.order.order_id = order.id;
+    record.order.price = order.price;
+    record.order.quantity = order.quantity;
+    record.order.arrival_ns = market.arrival_ns;
+    record.order.sent_ns = 0;
     orders_.leave(ClearedOrder(record));
 }
 

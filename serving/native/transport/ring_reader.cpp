@@ -66,15 +66,14 @@ struct RingReader::Impl {
         return number < whole ? Found::nothing_yet : Found::overtaken;
     }
 
+    // `out` is whole where a record was found.
     Found copy_next(Record& out) {
         const Slot& slot = ring.slot_of(next);
         const Found found = look(slot.number.load(std::memory_order_acquire));
         if (found != Found::record) return found;
-        std::uint64_t words[record_bytes / 8];
         for (size_t place = 0; place < record_bytes / 8; ++place)
-            words[place] = slot.words[place].load(std::memory_order_acquire);
+            out.words[place] = slot.words[place].load(std::memory_order_acquire);
         if (slot.number.load(std::memory_order_relaxed) != 2 * next + 2) return Found::overtaken;
-        std::memcpy(&out, words, record_bytes);
         ++next;
         return Found::record;
     }

@@ -25,10 +25,9 @@ void check(const Record& record, std::uint64_t number) {
 
 std::int64_t send_stamped(RingWriter& writer, std::uint64_t count, std::int64_t interval_ns) {
     Record record = {};
-    record.trade.header.kind = Kind::trade;
     const std::int64_t begin = monotonic_ns();
     for (std::uint64_t number = 0; number < count; ++number) {
-        record.trade.header.sequence = static_cast<std::uint32_t>(number);
+        set_header(record, 0, static_cast<std::uint32_t>(number), 0, Kind::trade, 0);
         record.trade.price = static_cast<double>(number);
         if (interval_ns > 0) {
             const std::int64_t due = begin + static_cast<std::int64_t>(number) * interval_ns;
